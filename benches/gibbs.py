@@ -1,0 +1,238 @@
+"""Hold the divergences to Gibbs' inequality on ten million random pairs, down to one ulp apart.
+
+Every pair is checked for KL(p || q) >= 0, KL(p, p) = 0.0, 0 <= JS(p, q) <= ln 2, JS(p, q) = JS(q, p) and
+H(p, p) = H(p), the last two bit for bit. A sample of every kind of pair is compared with an extended-precision
+reference within the bounds of docs/numerics.md. A final max(0, .) can hide a negative sum but not its error: where the
+reference is above the bound's floor, a result of 0 is an error of 100 %, and such results are counted.
+
+    python benches/gibbs.py                  ten million pairs: minutes
+    python benches/gibbs.py --pairs 1e5      a quick pass
+    python benches/gibbs.py --seed 7         other pairs
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import extended
+import numpy as np
+from harness import markdown
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Share of the pairs by number of classes: most are short, where a single rounding error weighs most.
+SHARES = {2: 0.3, 3: 0.2, 5: 0.2, 10: 0.18, 16: 0.09, 17: 0.025, 100: 0.0046, 1000: 0.0004, 50_257: 0.000_008}
+# Distances on the logits' scale; "ulp" moves every class, "one" a single class, by one ulp up or down.
+DISTANCES: tuple[float | str, ...] = ("ulp", "one", 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 30.0)
+# Elements of a chunk, and of the sample of it that the reference computes.
+CHUNK = 2_000_000
+SAMPLE = 40_000
+# The largest value of each dtype that does not exceed ln 2.
+LN2 = {"float32": np.nextafter(np.float32(np.log(2)), np.float32(0)), "float64": np.float64(np.log(2))}
+
+# Relative bound, and the value below which it is an absolute one: float32 results are rounded absolutely below the
+# smallest normal number, float64 rows are promised 1e-13 down to 1e-12.
+TINY = float(np.finfo(np.float32).tiny)
+BOUNDS = {
+    ("logits", "float32"): (5e-7, TINY),
+    ("probs", "float32"): (2e-6, TINY),
+    ("logits", "float64"): (1e-13, 1e-12),
+    ("probs", "float64"): (1e-13, 1e-12),
+}
+KL = {"logits": extended.kl_of_logits, "probs": extended.kl_of_probs}
+JS = {"logits": extended.js_of_logits, "probs": extended.js_of_probs}
+
+
+@dataclass
+class Tally:
+    """Counts over the pairs of one space, dtype and number of classes."""
+
+    given: str
+    dtype: str
+    classes: int
+    pairs: int = 0
+    negative: int = 0
+    self_not_zero: int = 0
+    nan: int = 0
+    js_outside: int = 0
+    js_asymmetric: int = 0
+    cross_entropy_differs: int = 0
+    checked: int = 0
+    zero_hides: int = 0
+    worst_kl: float = 0.0
+    worst_js: float = 0.0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def bound(self) -> float:
+        """Relative bound of the results."""
+        return BOUNDS[self.given, self.dtype][0]
+
+    @property
+    def failures(self) -> int:
+        """Pairs that broke a rule, and sampled results beyond the bound."""
+        counted = (self.negative, self.self_not_zero, self.nan, self.js_outside, self.js_asymmetric)
+        beyond = (self.worst_kl > self.bound) + (self.worst_js > self.bound)
+        return sum(counted) + self.cross_entropy_differs + self.zero_hides + beyond
+
+
+def ulp_apart(x: Array, rng: np.random.Generator, single: bool) -> Array:
+    """Every class, or one class of each row, moved to a neighbouring number."""
+    towards = np.where(rng.random(x.shape, dtype=np.float32) < 0.5, -np.inf, np.inf).astype(x.dtype)
+    moved = np.nextafter(x, towards)
+    if single:
+        chosen = np.floor(rng.random(x.shape[0]) * x.shape[-1])
+        only = np.arange(x.shape[-1]) == chosen[:, None]
+        moved = np.where(only, moved, x)
+    return np.asarray(moved)
+
+
+def pairs(
+    given: str, dtype: str, rows: int, classes: int, distance: float | str, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Two arrays of rows at a distance: flat, peaked and offset rows alternate."""
+    real = np.dtype(dtype)
+
+    def normal() -> Array:
+        return rng.standard_normal((rows, classes), dtype=np.float32).astype(real)
+
+    spread = np.resize(np.array([0.01, 1, 3, 12], real), rows)[:, None]
+    a = normal() * spread
+    if given == "logits":
+        offset = np.resize(np.array([0, 0, 0, 0, 5, -300, 1e4], real), rows)[:, None]
+        a += offset
+    if isinstance(distance, str):
+        p = softmax(a) if given == "probs" else a
+        q = ulp_apart(p, rng, distance == "one")
+        return (p, np.abs(q)) if given == "probs" else (p, q)
+    shift = np.resize(np.array([0, 0, 2.5], real), rows)[:, None] if given == "logits" else real.type(0)
+    b = a + normal() * real.type(distance) + shift
+    return (softmax(a), softmax(b)) if given == "probs" else (a, b)
+
+
+def softmax(x: Array) -> Array:
+    """Rows of probabilities; the smallest are zeros where they underflow, as they are in practice."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
+def same_bits(a: Array, b: Array) -> Array:
+    """Equal element by element, NaN equal to NaN."""
+    return np.asarray((a == b) | (np.isnan(a) & np.isnan(b)))
+
+
+def errors(got: Array, truth: Array, floor: float) -> NDArray[np.float64]:
+    """abs(got - truth) / max(truth, floor), 0 where both are the same infinity or zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.abs(got.astype(np.longdouble) - truth) / np.maximum(truth, floor)
+    return np.where(got == truth, 0, np.where(np.isnan(relative), np.inf, relative)).astype(np.float64)
+
+
+def examine(tally: Tally, p: Array, q: Array, threads: int | None) -> None:
+    """Add a chunk of pairs to a tally."""
+    kb: Any = importlib.import_module("kullback")
+    how = {"given": tally.given, "threads": threads}
+    kl, reverse, itself = kb.kl_divergence(p, q, **how), kb.kl_divergence(q, p, **how), kb.kl_divergence(p, p, **how)
+    js, mirrored = kb.js_divergence(p, q, **how), kb.js_divergence(q, p, **how)
+    tally.pairs += len(p)
+    tally.negative += int((kl < 0).sum() + (reverse < 0).sum())
+    tally.self_not_zero += int((itself != 0).sum() + np.signbit(itself).sum())
+    tally.nan += int(np.isnan(kl).sum() + np.isnan(reverse).sum() + np.isnan(js).sum())
+    tally.js_outside += int(((js < 0) | (js > LN2[tally.dtype])).sum())
+    tally.js_asymmetric += int((~same_bits(js, mirrored)).sum())
+    tally.cross_entropy_differs += int((~same_bits(kb.cross_entropy(p, p, **how), kb.entropy(p, **how))).sum())
+    if tally.dtype == "float64" and extended.EPSILON > 1e-18:
+        return
+    chosen = np.unique(np.linspace(0, len(p) - 1, max(1, min(len(p), SAMPLE // tally.classes))).astype(np.intp))
+    tally.checked += len(chosen)
+    floor = BOUNDS[tally.given, tally.dtype][1]
+    truth = KL[tally.given](p[chosen], q[chosen])
+    off = errors(kl[chosen], truth, floor)
+    tally.zero_hides += int(((kl[chosen] == 0) & (truth > floor) & (off > tally.bound)).sum())
+    tally.worst_js = max(tally.worst_js, float(errors(js[chosen], JS[tally.given](p[chosen], q[chosen]), floor).max()))
+    worst = int(off.argmax())
+    if off[worst] > max(tally.bound, tally.worst_kl):
+        row = chosen[worst]
+        shown = f"p = {p[row, :6].tolist()}, q = {q[row, :6].tolist()}" + ", ..." * (tally.classes > 6)
+        values = f"KL {kl[row]!r}, reference {truth[worst]!s}, error {off[worst]:.2g}"
+        tally.examples = [
+            *tally.examples[-2:],
+            f"{tally.given} {tally.dtype}, {tally.classes} classes: {shown}: {values}",
+        ]
+    tally.worst_kl = max(tally.worst_kl, float(off[worst]))
+
+
+def chunks(total: int, classes: int) -> Iterator[int]:
+    """Split a number of rows into chunks of `CHUNK` elements."""
+    step = max(1, CHUNK // classes)
+    for start in range(0, total, step):
+        yield min(step, total - start)
+
+
+def run(total: float, seed: int, threads: int | None) -> list[Tally]:
+    """Examine `total` pairs and return the tallies."""
+    rng = np.random.default_rng(seed)
+    tallies = []
+    for given, dtype in BOUNDS:
+        for classes, share in SHARES.items():
+            tally = Tally(given, dtype, classes)
+            each = max(1, round(total * share / len(BOUNDS) / len(DISTANCES)))
+            for distance in DISTANCES:
+                for rows in chunks(each, classes):
+                    p, q = pairs(given, dtype, rows, classes, distance, rng)
+                    examine(tally, p, q, threads)
+            tallies.append(tally)
+            print(f"{given} {dtype}, {classes} classes: {tally.failures} failures", file=sys.stderr, flush=True)
+    return tallies
+
+
+def table(tallies: list[Tally]) -> str:
+    """Return the tallies as Markdown."""
+    header = ["rows", "classes", "pairs", "KL < 0", "KL(p, p) ≠ 0", "NaN", "JS outside", "JS(p, q) ≠ JS(q, p)"]
+    header += ["H(p, p) ≠ H(p)", "checked", "0 for > 0", "worst KL", "worst JS", "bound"]
+    rows = []
+    for t in tallies:
+        counts = [t.pairs, t.negative, t.self_not_zero, t.nan, t.js_outside, t.js_asymmetric, t.cross_entropy_differs]
+        cells = [f"{t.given}, {t.dtype}", str(t.classes), *map(str, counts), str(t.checked), str(t.zero_hides)]
+        rows.append([*cells, f"{t.worst_kl:.1e}", f"{t.worst_js:.1e}", f"{t.bound:.0e}"])
+    return markdown(header, rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the check and return the exit status: 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=float, default=1e7)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    start = time.perf_counter()
+    tallies = run(options.pairs, options.seed, options.threads)
+    text = table(tallies) + "\n"
+    print(text)
+    if extended.EPSILON > 1e-18:
+        print("longdouble is no wider than float64 here: float64 results were not held against the reference")
+    for tally in tallies:
+        for example in tally.examples:
+            print(example)
+    total, failed = sum(t.pairs for t in tallies), sum(t.failures for t in tallies)
+    print(f"{total:,} pairs, {failed} failures, {time.perf_counter() - start:.0f} s")
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps([asdict(t) for t in tallies], indent=1), encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Entropies and divergences of millions of distributions: exact, at memory speed.
+
+Rows are distributions over classes; results are in nats unless ``base`` says otherwise. ``kullback.functional`` has
+torch's names and rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kullback._core import (
+    __version__,
+    cross_entropy,
+    entropy,
+    get_num_threads,
+    js_distance,
+    js_divergence,
+    kl_divergence,
+    nll,
+    set_num_threads,
+)
+
+if TYPE_CHECKING:
+    from kullback._accumulate import Accumulator
+    from kullback._compare import Comparison, compare
+
+__all__ = [
+    "Accumulator",
+    "Comparison",
+    "__version__",
+    "compare",
+    "cross_entropy",
+    "entropy",
+    "get_num_threads",
+    "js_distance",
+    "js_divergence",
+    "kl_divergence",
+    "nll",
+    "num_threads",
+    "set_num_threads",
+]
+
+_LAZY = {"Accumulator": "_accumulate", "Comparison": "_compare", "compare": "_compare"}
+
+
+def __getattr__(name: str) -> Any:
+    # What few calls need is imported when it is first asked for: importing the package stays a matter of milliseconds.
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kullback' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"kullback.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Use `n` threads within a ``with`` block.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Examples
+    --------
+    >>> import kullback as kb
+    >>> with kb.num_threads(1):
+    ...     kb.get_num_threads()
+    1
+    """
+    before = get_num_threads()
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        set_num_threads(before)

@@ -1,0 +1,159 @@
+from typing import Any, Literal, SupportsIndex, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_Given = Literal["probs", "counts", "log_probs", "logits"]
+_Spaces = _Given | tuple[_Given, _Given]
+_Flags = NDArray[np.bool_]
+
+__version__: str
+
+def entropy(
+    p: ArrayLike,
+    *,
+    given: _Spaces = "probs",
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    base: float | None = None,
+    temperature: float | tuple[float, float] = 1.0,
+    reduction: Literal["none", "sum", "mean"] = "none",
+    where: _Flags | None = None,
+    rows: _Flags | None = None,
+    on_invalid: Literal["raise", "nan"] = "raise",
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
+) -> Any: ...
+def cross_entropy(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    given: _Spaces = "probs",
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    base: float | None = None,
+    temperature: float | tuple[float, float] = 1.0,
+    reduction: Literal["none", "sum", "mean"] = "none",
+    where: _Flags | None = None,
+    rows: _Flags | None = None,
+    on_invalid: Literal["raise", "nan"] = "raise",
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
+) -> Any: ...
+def kl_divergence(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    given: _Spaces = "probs",
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    base: float | None = None,
+    temperature: float | tuple[float, float] = 1.0,
+    reduction: Literal["none", "sum", "mean"] = "none",
+    where: _Flags | None = None,
+    rows: _Flags | None = None,
+    on_invalid: Literal["raise", "nan"] = "raise",
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
+) -> Any: ...
+def js_divergence(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    given: _Spaces = "probs",
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    base: float | None = None,
+    temperature: float | tuple[float, float] = 1.0,
+    reduction: Literal["none", "sum", "mean"] = "none",
+    where: _Flags | None = None,
+    rows: _Flags | None = None,
+    on_invalid: Literal["raise", "nan"] = "raise",
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
+) -> Any: ...
+def js_distance(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    given: _Spaces = "probs",
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    base: float | None = None,
+    temperature: float | tuple[float, float] = 1.0,
+    reduction: Literal["none", "sum", "mean"] = "none",
+    where: _Flags | None = None,
+    rows: _Flags | None = None,
+    on_invalid: Literal["raise", "nan"] = "raise",
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
+) -> Any: ...
+def nll(
+    q: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    given: _Spaces = "probs",
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    base: float | None = None,
+    temperature: float | tuple[float, float] = 1.0,
+    reduction: Literal["none", "sum", "mean"] = "none",
+    where: _Flags | None = None,
+    rows: _Flags | None = None,
+    on_invalid: Literal["raise", "nan"] = "raise",
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
+) -> Any: ...
+def softmax(x: ArrayLike, *, axis: SupportsIndex, threads: int | None = None) -> NDArray[Any]: ...
+def log_softmax(x: ArrayLike, *, axis: SupportsIndex, threads: int | None = None) -> NDArray[Any]: ...
+def kl_div(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    log_target: bool,
+    reduction: Literal["none", "sum", "mean"],
+    threads: int | None = None,
+) -> Any: ...
+def soft_cross_entropy(
+    weights: ArrayLike, logits: ArrayLike, *, axis: SupportsIndex, threads: int | None = None
+) -> Any: ...
+def compare_columns(
+    base: ArrayLike,
+    other: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    given: _Spaces = "logits",
+    axis: SupportsIndex = -1,
+    temperature: float | tuple[float, float] = 1.0,
+    where: _Flags | None = None,
+    rows: _Flags | None = None,
+    ignore_index: int | None = -100,
+    columns: tuple[str, ...] | list[str],
+    on_invalid: Literal["raise", "nan"] = "raise",
+    threads: int | None = None,
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def simd_level() -> str: ...
+def simd_levels() -> list[str]: ...
+def set_simd_level(name: str) -> None: ...
+@final
+class ExactSum:
+    def __new__(cls) -> ExactSum: ...
+    def add(self, a: NDArray[np.float32] | NDArray[np.float64]) -> None: ...
+    def add_product(
+        self, a: NDArray[np.float32] | NDArray[np.float64], b: NDArray[np.float32] | NDArray[np.float64]
+    ) -> None: ...
+    def merge(self, other: ExactSum) -> None: ...
+    def value(self) -> float: ...
+    def __getstate__(self) -> list[int]: ...
+    def __setstate__(self, state: list[int]) -> None: ...
+@final
+class GroupSums:
+    def __new__(cls) -> GroupSums: ...
+    def add(self, values: NDArray[np.float32] | NDArray[np.float64], groups: NDArray[np.uint32]) -> None: ...
+    def merge(self, other: GroupSums, groups: NDArray[np.uint32]) -> None: ...
+    def sums(self) -> list[int | None]: ...
+    def __getstate__(self) -> list[int]: ...
+    def __setstate__(self, state: list[int]) -> None: ...

@@ -1,0 +1,23 @@
+"""Files of rows: what is in them, blocks of their rows, and files of results."""
+
+from kullback._files.rows import Rows, open_rows
+from kullback._files.select import EXTENSIONS, list_tensors, pair_matrices, select_aligned, select_matrices
+from kullback._files.tensor import FileError, Tensor
+from kullback._files.writers import OUT_EXTENSIONS, AtomicFile, RowWriter, WriteError, open_writer
+
+__all__ = [
+    "EXTENSIONS",
+    "OUT_EXTENSIONS",
+    "AtomicFile",
+    "FileError",
+    "RowWriter",
+    "Rows",
+    "Tensor",
+    "WriteError",
+    "list_tensors",
+    "open_rows",
+    "open_writer",
+    "pair_matrices",
+    "select_aligned",
+    "select_matrices",
+]

@@ -1,0 +1,206 @@
+"""From what the user typed to the arrays meant: ``PATH``, ``PATH::TENSOR``, a folder, a glob, a shard index."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kullback._files.npy import list_npy, list_npz
+from kullback._files.safetensors import list_safetensors, list_shards
+from kullback._files.tensor import FileError, Tensor
+
+__all__ = ["EXTENSIONS", "list_tensors", "pair_matrices", "select_aligned", "select_matrices"]
+
+_READERS: dict[str, Callable[[Path], list[Tensor]]] = {
+    ".npy": list_npy,
+    ".npz": list_npz,
+    ".safetensors": list_safetensors,
+    ".safetensors.index.json": list_shards,
+}
+
+EXTENSIONS = tuple(_READERS)
+"""Endings of the files that are read."""
+
+_LISTED = 8
+"""Arrays that an error message spells out."""
+
+
+def list_tensors(spec: str) -> list[Tensor]:
+    """List every array of a file, folder, glob or shard index, in natural order.
+
+    Parameters
+    ----------
+    spec : str
+        ``PATH`` or ``PATH::TENSOR``; the latter keeps the one array.
+
+    Returns
+    -------
+    list of Tensor
+        Arrays of different files that share a name get their file's name in front.
+
+    Raises
+    ------
+    FileError
+        If nothing is there, the ending is unknown, a file is damaged, or there is no array of that name.
+    """
+    pattern, name = _split(spec)
+    files = _files(pattern)
+    tensors = [tensor for file in files for tensor in _list_file(file)]
+    counts = Counter(tensor.name for tensor in tensors)
+    tensors = sorted(
+        (replace(tensor, alias=_alias(tensor)) if counts[tensor.name] > 1 else tensor for tensor in tensors),
+        key=lambda tensor: _natural(tensor.name),
+    )
+    if name is None:
+        return tensors
+    chosen = [tensor for tensor in tensors if tensor.name == name]
+    if not chosen:
+        raise FileError(f"{pattern}: has no array {name!r}; it has {_spelled(tensors)}")
+    return chosen
+
+
+def _alias(tensor: Tensor) -> str:
+    return f"{tensor.path.stem}/{tensor.key}" if tensor.key else f"{tensor.path.parent.name}/{tensor.path.stem}"
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    if "::" not in spec or os.path.exists(spec):
+        return spec, None
+    path, _, name = spec.rpartition("::")
+    return path, name
+
+
+def _files(pattern: str) -> list[Path]:
+    if os.path.isdir(pattern):
+        found = [
+            file for file in Path(pattern).iterdir() if file.suffix in EXTENSIONS and not file.name.startswith(".")
+        ]
+        if not found:
+            raise FileError(f"{pattern}: the folder has no file ending in {_or(_plain_endings())}")
+    elif os.path.exists(pattern):
+        return [Path(pattern)]
+    elif glob.has_magic(pattern):
+        found = [Path(file) for file in glob.glob(pattern, recursive=True)]
+        if not found:
+            raise FileError(f"{pattern}: no file matches")
+    else:
+        raise FileError(f"{pattern}: no such file")
+    return sorted(found, key=lambda file: _natural(str(file)))
+
+
+def _list_file(path: Path) -> list[Tensor]:
+    for ending, read in _READERS.items():
+        if path.name.endswith(ending):
+            try:
+                return read(path)
+            except OSError as error:
+                raise FileError(f"{path}: {error.strerror or error}") from error
+    raise FileError(f"{path}: unknown kind of file; read are {_or(EXTENSIONS)}")
+
+
+def select_matrices(spec: str) -> list[Tensor]:
+    """Choose the matrices of rows: floating arrays of two or more axes, integer ones where there is no floating one.
+
+    Parameters
+    ----------
+    spec : str
+        What `list_tensors` takes.
+
+    Returns
+    -------
+    list of Tensor
+        One or more, in natural order.
+
+    Raises
+    ------
+    FileError
+        If there is none; the message lists what there is.
+    """
+    tensors = list_tensors(spec)
+    wide = [tensor for tensor in tensors if len(tensor.shape) >= 2]
+    matrices = [tensor for tensor in wide if tensor.is_float] or [tensor for tensor in wide if tensor.is_integer]
+    if not matrices:
+        raise FileError(f"{spec}: has no numeric array of two or more axes; it has {_spelled(tensors)}")
+    return matrices
+
+
+def pair_matrices(base: str, other: str) -> list[tuple[Tensor, Tensor]]:
+    """Pair up the matrices of two inputs: one with one whatever their names, several by equal names.
+
+    Raises
+    ------
+    FileError
+        If names are left without a partner; the message lists them.
+    """
+    left, right = select_matrices(base), select_matrices(other)
+    if len(left) == len(right) == 1:
+        return [(left[0], right[0])]
+    partners = {tensor.name: tensor for tensor in right}
+    if len(left) == len(right) and all(tensor.name in partners for tensor in left):
+        return [(tensor, partners[tensor.name]) for tensor in left]
+    raise FileError(
+        f"{base} and {other}: their arrays do not pair up by name: {_spelled(left)} against {_spelled(right)}; "
+        "choose one of each with PATH::TENSOR"
+    )
+
+
+def select_aligned(spec: str, names: Sequence[str], what: str, accepted: Callable[[Tensor], bool]) -> list[Tensor]:
+    """Choose the arrays of one number a row that go with the matrices.
+
+    Parameters
+    ----------
+    spec : str
+        What `list_tensors` takes.
+    names : sequence of str
+        Names of the matrices, which several arrays must share.
+    what : str
+        What the array is, for messages.
+    accepted : callable
+        Which arrays can be it.
+
+    Returns
+    -------
+    list of Tensor
+        One for all rows, or one for each name.
+
+    Raises
+    ------
+    FileError
+        If the choice is not clear; the message lists what there is.
+    """
+    tensors = list_tensors(spec)
+    found = [tensor for tensor in tensors if accepted(tensor)]
+    if len(found) == 1:
+        return found
+    by_name = {tensor.name: tensor for tensor in found}
+    if found and all(name in by_name for name in names):
+        return [by_name[name] for name in names]
+    if not found:
+        raise FileError(f"{spec}: has no array that can be {what}; it has {_spelled(tensors)}")
+    raise FileError(f"{spec}: which array is {what}? choose one with PATH::TENSOR of {_spelled(found)}")
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that counts: layer2 before layer10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _spelled(tensors: Sequence[Tensor]) -> str:
+    words = [f"{t.name!r} ({' × '.join(map(str, t.shape)) or 'one'} {t.dtype.name})" for t in tensors[:_LISTED]]
+    if len(tensors) > _LISTED:
+        words.append(f"{len(tensors) - _LISTED} more")
+    return ", ".join(words) or "nothing"
+
+
+def _plain_endings() -> list[str]:
+    return [ending for ending in EXTENSIONS if ending.count(".") == 1]
+
+
+def _or(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last

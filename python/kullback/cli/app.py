@@ -1,0 +1,334 @@
+"""Options of the commands; what they do is in the modules beside this one, imported when a command runs."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kullback.cli.fail_if import Condition, numbers, parse_condition
+from kullback.cli.outcome import FAILED_IF, INVALID_ROWS, missing_extra, reporting
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Entropies and divergences of rows of logits or probabilities in files, whatever their size.",
+    epilog="Files: .npy, .npz, .safetensors. Exit status: 0; 1 bad data; 2 usage; 3 finished, with invalid rows; "
+    "4 a --fail-if held; 130 interrupted.",
+)
+
+
+class Format(StrEnum):
+    """Forms of the summary."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
+class OnInvalid(StrEnum):
+    """What becomes of a row that is no distribution."""
+
+    nan = "nan"
+    fail = "raise"
+
+
+def _spaces(text: str, most: int) -> tuple[str, str]:
+    """Read ``G`` or ``G,G``: the spaces of the first and the last input."""
+    from kullback.cli.checks import SPACES
+
+    spaces = [part.strip() for part in text.split(",")]
+    if len(spaces) > most or any(space not in SPACES for space in spaces):
+        number = "one" if most == 1 else "one or two"
+        raise typer.BadParameter(f"{text!r} is not {number} of {', '.join(SPACES)}", param_hint="--given")
+    return spaces[0], spaces[-1]
+
+
+def _positive(value: float) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise typer.BadParameter(f"{value} is not a finite number > 0")
+    return value
+
+
+def _out(path: Path | None) -> Path | None:
+    """Check now what would otherwise fail after the last row."""
+    from kullback._files import OUT_EXTENSIONS
+
+    if path is None:
+        return None
+    if path.suffix not in OUT_EXTENSIONS:
+        raise typer.BadParameter(f"{path}: written are {', '.join(OUT_EXTENSIONS)}")
+    if path.suffix == ".parquet" and not _installed("pyarrow"):
+        raise missing_extra("--out", "pyarrow", "arrow")
+    return _no_folder(path)
+
+
+def _plot(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{path}: drawn are .png, .svg, .pdf")
+    if not _installed("matplotlib"):
+        raise missing_extra("--plot", "matplotlib", "plot")
+    return _no_folder(path)
+
+
+def _no_folder(path: Path) -> Path:
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder")
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"{path}: there is no folder {path.parent}")
+    return path
+
+
+def _installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None
+
+
+Given = Annotated[
+    str, typer.Option(metavar="G[,G]", help="Space of the rows: probs, counts, log_probs, logits; two for a pair.")
+]
+Axis = Annotated[int, typer.Option(help="Axis of the classes.")]
+Temperature = Annotated[float, typer.Option(callback=_positive, help="Divides logits.")]
+NumClasses = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N classes of each row.")]
+IgnoreIndex = Annotated[int, typer.Option(help="Rows with this label are left out of everything.")]
+LabelFile = Annotated[str | None, typer.Option(metavar="F", help="The label of each row.")]
+TokenFile = Annotated[
+    str | None, typer.Option(metavar="F", help="Input ids instead of labels: row i scores token i + 1 of its sequence.")
+]
+MaskFile = Annotated[str | None, typer.Option(metavar="F", help="1 where a row is to be scored.")]
+GroupFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="F", help="Group of each row, for standard errors; default: its sequence, if there are several."
+    ),
+]
+Invalid = Annotated[OnInvalid, typer.Option(help="Rows that are no distributions: leave out and count, or stop.")]
+NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not look whether the rows fit --given.")]
+Form = Annotated[Format, typer.Option("--format", help="Form of the summary.")]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(callback=_out, metavar="F", help="Write results a row to F.npy, F.csv or F.parquet."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(callback=_plot, metavar="F", help="Draw the distribution of KL (and Δp) to F.png, F.svg or F.pdf."),
+]
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COND", help="Exit with 4 if COND holds, as 'kl.mean>0.01'; names as in the JSON form."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads; default: what the process may use.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+@app.command()
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="PATH, PATH::TENSOR, a folder, a glob or a shard index.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The same rows from another model.")],
+    labels: LabelFile = None,
+    tokens: TokenFile = None,
+    mask: MaskFile = None,
+    groups: GroupFile = None,
+    given: Given = "logits",
+    axis: Axis = -1,
+    temperature: Temperature = 1.0,
+    num_classes: NumClasses = None,
+    ignore_index: IgnoreIndex = -100,
+    on_invalid: Invalid = OnInvalid.nan,
+    no_check: NoCheck = False,
+    form: Form = Format.table,
+    as_json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    fail_if: FailIf = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two models' outputs on the same rows: KL both ways, JS, total variation, agreement, perplexities, Δp."""
+    from kullback.cli.compare import Request, compare_files, summary_names
+
+    _exclusive("--labels", labels, "--tokens", tokens)
+    spaces = _spaces(given, 2)
+    conditions = _conditions(fail_if, summary_names(labelled=labels is not None or tokens is not None))
+    _spare_inputs({"--out": out, "--plot": plot}, [base, other, labels, tokens, mask, groups])
+    with reporting():
+        document = compare_files(
+            Request(
+                base=base,
+                other=other,
+                labels=labels,
+                tokens=tokens,
+                mask=mask,
+                groups=groups,
+                given=spaces,
+                axis=axis,
+                temperature=temperature,
+                num_classes=num_classes,
+                ignore_index=ignore_index,
+                on_invalid=on_invalid.value,
+                check=not no_check,
+                out=out,
+                plot=plot,
+                threads=threads,
+                quiet=quiet,
+            )
+        )
+        _show(document, Format.json if as_json else form)
+    _finish(document, conditions)
+
+
+class Measure(StrEnum):
+    """Measures of one row."""
+
+    entropy = "entropy"
+    nll = "nll"
+
+
+@app.command()
+def score(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="PATH, PATH::TENSOR, a folder, a glob or a shard index.")],
+    measure: Annotated[
+        list[Measure] | None,
+        typer.Option(help="What to compute, once or more; default: entropy, and nll if there are labels."),
+    ] = None,
+    labels: LabelFile = None,
+    tokens: TokenFile = None,
+    mask: MaskFile = None,
+    groups: GroupFile = None,
+    given: Annotated[str, typer.Option(help="Space of the rows: probs, counts, log_probs, logits.")] = "logits",
+    axis: Axis = -1,
+    temperature: Temperature = 1.0,
+    num_classes: NumClasses = None,
+    ignore_index: IgnoreIndex = -100,
+    on_invalid: Invalid = OnInvalid.nan,
+    no_check: NoCheck = False,
+    form: Form = Format.table,
+    as_json: Json = False,
+    out: Out = None,
+    fail_if: FailIf = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score the rows of one input: entropy, and with labels −ln p(label) and perplexity."""
+    from kullback.cli.score import Request, score_file, summary_names
+
+    _exclusive("--labels", labels, "--tokens", tokens)
+    labelled = labels is not None or tokens is not None
+    measures = [measure.value for measure in measure or ([Measure.entropy] + [Measure.nll] * labelled)]
+    if "nll" in measures and not labelled:
+        raise typer.BadParameter("nll needs --labels or --tokens", param_hint="--measure")
+    spaces = _spaces(given, 1)
+    conditions = _conditions(fail_if, summary_names(measures))
+    _spare_inputs({"--out": out}, [file, labels, tokens, mask, groups])
+    with reporting():
+        document = score_file(
+            Request(
+                file=file,
+                measures=tuple(dict.fromkeys(measures)),
+                labels=labels,
+                tokens=tokens,
+                mask=mask,
+                groups=groups,
+                given=spaces[0],
+                axis=axis,
+                temperature=temperature,
+                num_classes=num_classes,
+                ignore_index=ignore_index,
+                on_invalid=on_invalid.value,
+                check=not no_check,
+                out=out,
+                threads=threads,
+                quiet=quiet,
+            )
+        )
+        _show(document, Format.json if as_json else form)
+    _finish(document, conditions)
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="PATH, PATH::TENSOR, a folder, a glob or a shard index.")],
+    form: Form = Format.table,
+    as_json: Json = False,
+) -> None:
+    """List the arrays of a file, and what a sample of their rows looks like."""
+    from kullback.cli.inspect import inspect_file
+
+    with reporting():
+        _show(inspect_file(file), Format.json if as_json else form)
+
+
+@app.command()
+def info(form: Form = Format.table, as_json: Json = False) -> None:
+    """Show version, instruction set, threads and what else is installed."""
+    from kullback.cli.info import collect_info
+
+    with reporting():
+        _show(collect_info(), Format.json if as_json else form)
+
+
+def _exclusive(first: str, first_value: object, second: str, second_value: object) -> None:
+    if first_value is not None and second_value is not None:
+        raise typer.BadParameter(f"use {first} or {second}, not both", param_hint=second)
+
+
+def _conditions(texts: list[str] | None, names: Iterable[str]) -> list[Condition]:
+    """Read the conditions, and refuse a name that the summary will not have before anything is computed."""
+    known = list(names)
+    conditions = []
+    for text in texts or []:
+        try:
+            condition = parse_condition(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--fail-if") from None
+        if condition.name not in known:
+            near = get_close_matches(condition.name, known, n=3, cutoff=0.3) or known
+            raise typer.BadParameter(
+                f"{condition.name!r} is no number of the summary; near it: {', '.join(near)}", param_hint="--fail-if"
+            )
+        conditions.append(condition)
+    return conditions
+
+
+def _spare_inputs(outputs: dict[str, Path | None], inputs: list[str | None]) -> None:
+    """Refuse to write over what is to be read."""
+    for option, path in outputs.items():
+        for spec in inputs:
+            read = spec and Path(spec if Path(spec).exists() else spec.rpartition("::")[0])
+            if path and read and path.exists() and read.exists() and path.samefile(read):
+                raise typer.BadParameter(f"{path} is one of the inputs", param_hint=option)
+
+
+def _show(document: dict[str, Any], form: Format) -> None:
+    from kullback.cli.render import render
+
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show ‖ or ± is no reason to fail
+    print(render(document, form.value))
+    sys.stdout.flush()
+
+
+def _finish(document: dict[str, Any], conditions: list[Condition]) -> None:
+    """Exit with the status that the result asks for."""
+    values = dict(numbers(document))
+    held = [condition for condition in conditions if condition.holds(values[condition.name])]
+    for condition in held:
+        print(f"kullback: {condition.name} is {values[condition.name]:g}: --fail-if '{condition}'", file=sys.stderr)
+    if held:
+        raise typer.Exit(FAILED_IF)
+    if document["rows"]["invalid"]:
+        raise typer.Exit(INVALID_ROWS)

@@ -1,0 +1,124 @@
+"""Whether an array looks like what the user says it is; and what it looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kullback
+from kullback._files import FileError, Tensor
+from kullback.cli.inputs import sample
+
+__all__ = ["SPACES", "Look", "check_space", "look"]
+
+SPACES = ("probs", "counts", "log_probs", "logits")
+
+@dataclass(frozen=True)
+class Look:
+    """What a sample of an array shows.
+
+    Attributes
+    ----------
+    kind : str
+        One of `SPACES`, ``"labels"``, ``"mask"`` or ``"unclear"``.
+    why : str
+        What speaks for it.
+    rows : int
+        Rows looked at.
+    values, sums : tuple of float
+        The extremes of the finite values, and of the sums of rows without NaN or infinity.
+    nans, infinities : int
+        Values that are NaN, and infinite.
+    """
+
+    kind: str
+    why: str
+    rows: int
+    values: tuple[float, float]
+    sums: tuple[float, float]
+    nans: int
+    infinities: int
+
+
+def look(tensor: Tensor) -> Look:
+    """Look at a sample of an array, its classes along the last axis."""
+    matrix = len(tensor.shape) > 1
+    rows = sample(tensor, -1 if matrix else None)
+    values = rows.astype(np.float64)
+    finite = np.isfinite(values)
+    sums = values[finite.all(axis=1)].sum(axis=1) if matrix else values[:0]
+    kind, why = _space(rows) if matrix else _single(tensor)
+    nans = int(np.isnan(values).sum())
+    infinities = int(np.isinf(values).sum())
+    return Look(kind, why, len(values), _range(values[finite]), _range(sums), nans, infinities)
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    return (float(values.min()), float(values.max())) if values.size else (np.nan, np.nan)
+
+
+def _single(tensor: Tensor) -> tuple[str, str]:
+    if tensor.dtype.kind == "b":
+        return "mask", "booleans, one a row"
+    return ("labels", "integers, one a row") if tensor.is_integer else ("unclear", "no axis of classes")
+
+
+def _space(rows: NDArray[Any]) -> tuple[str, str]:
+    """Name the first space in which every row without NaN is valid, and the reason."""
+    rows = rows[~np.isnan(rows.astype(np.float64)).any(axis=1)]
+    if not rows.size:
+        return "unclear", "no row is without NaN"
+    whole = not rows.dtype.kind == "f" or bool((rows == np.rint(rows)).all())
+    if _valid(rows, "probs").all():
+        return "probs", "rows are ≥ 0 and sum to 1"
+    if _valid(rows, "counts").all():
+        return ("counts", "whole numbers ≥ 0") if whole else ("unclear", "≥ 0, sums differ: counts or logits")
+    if _valid(rows, "log_probs").all():
+        return "log_probs", "rows are ≤ 0 and their exponentials sum to 1"
+    if _valid(rows, "logits").all():
+        return "logits", "no constraint but that no value is +inf"
+    return "unclear", "there are rows that are valid in no space"
+
+
+def _valid(rows: NDArray[Any], space: str) -> NDArray[np.bool_]:
+    valid: NDArray[np.bool_] = ~np.isnan(kullback.entropy(rows, given=space, on_invalid="nan"))
+    return valid
+
+
+def check_space(tensor: Tensor, axis: int, given: str, classes: int | None) -> None:
+    """Refuse an array that is plainly not in the space the user says.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The array.
+    axis : int
+        The axis of the classes.
+    given : str
+        One of `SPACES`.
+    classes : int or None
+        Look only at this many classes.
+
+    Raises
+    ------
+    FileError
+        If sampled "logits" are probabilities, or no sampled row is valid.
+    """
+    rows = sample(tensor, axis)
+    if given == "logits" and rows.shape[1] > 1:
+        clean = rows[~np.isnan(rows.astype(np.float64)).any(axis=1)]
+        if len(clean) and _valid(clean, "probs").all():
+            raise FileError(
+                f"{tensor.label}: --given logits, but all of {len(clean)} sampled rows are ≥ 0 and sum to 1: "
+                "use --given probs, or --no-check if they are logits all the same"
+            )
+    rows = rows[:, :classes]
+    if not len(rows) or _valid(rows, given).any():
+        return
+    try:
+        kullback.entropy(rows, given=given)
+    except ValueError as error:
+        raise FileError(f"{tensor.label}: --given {given} fits none of {len(rows)} sampled rows: {error}") from error

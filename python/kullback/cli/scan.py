@@ -1,0 +1,143 @@
+"""The one reading of the inputs: every block is computed, counted, drawn and written while it is in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kullback._files import AtomicFile, FileError, Tensor, open_writer
+from kullback.cli.inputs import Aligned, Block, Labels, Part, blocks, locate_row
+from kullback.cli.progress import showing_progress
+
+__all__ = ["Kernel", "Selection", "result_dtype", "scan"]
+
+Columns = dict[str, NDArray[Any]]
+
+Kernel = Callable[[Block, NDArray[Any] | None, NDArray[Any] | None], tuple[Columns, NDArray[np.uint8]]]
+"""Computes the columns and the status of a block from its labels and its mask."""
+
+
+class Selection:
+    """Which rows are scored, against what label, and in which group.
+
+    Parameters
+    ----------
+    every : sequence of Part
+        The matrices.
+    labels, tokens, mask, groups : str or None
+        The files that the options of these names gave.
+    ignore_index : int
+        The label that leaves a row out.
+    """
+
+    def __init__(
+        self,
+        every: Sequence[Part],
+        *,
+        labels: str | None,
+        tokens: str | None,
+        mask: str | None,
+        groups: str | None,
+        ignore_index: int,
+    ) -> None:
+        given = labels if labels is not None else tokens
+        self.labels = given and Labels(given, every, tokens=labels is None, ignore_index=ignore_index)
+        self.mask = mask and Aligned(mask, every, "the mask", lambda tensor: tensor.is_integer)
+        self.groups = groups and Aligned(groups, every, "the groups", _can_group)
+        self._by_sequence = len(every) > 1 or any(len(part.leading) > 1 for part in every)
+
+    @property
+    def sources(self) -> list[Aligned | Labels]:
+        """What is read along with the matrices."""
+        return [source for source in (self.labels, self.mask, self.groups) if source]
+
+    def of(self, block: Block, sequence: NDArray[np.int64]) -> tuple[NDArray[Any] | None, ...]:
+        """Labels, mask and groups of a block, each an array or None.
+
+        Without ``--groups``, rows of a sequence are a group; the rows of a single plain matrix are independent.
+        """
+        where = block.index, block.start, block.stop
+        labels = self.labels.read(*where) if self.labels else None
+        mask = self.mask.read(*where) != 0 if self.mask else None
+        groups = sequence if self._by_sequence else None
+        if self.groups:
+            groups = self.groups.read(*where)
+        return labels, mask, groups
+
+
+def _can_group(tensor: Tensor) -> bool:
+    return tensor.is_integer or tensor.dtype.kind in "US"
+
+
+def result_dtype(every: Sequence[Part]) -> np.dtype[Any]:
+    """Tell what numbers come out: float32 of floating-point rows of at most 32 bits, float64 of all others."""
+    narrow = all(tensor.is_float and tensor.dtype.itemsize <= 4 for part in every for tensor in part.tensors)
+    return np.dtype(np.float32 if narrow else np.float64)
+
+
+def scan(
+    every: Sequence[Part],
+    selection: Selection,
+    kernel: Kernel,
+    columns: Mapping[str, np.dtype[Any]],
+    *,
+    classes: int | None,
+    update: Callable[[Columns, NDArray[np.uint8], NDArray[Any] | None], None],
+    out: AtomicFile | None,
+    quiet: bool,
+) -> None:
+    """Read everything once.
+
+    Parameters
+    ----------
+    every : sequence of Part
+        The matrices.
+    selection : Selection
+        Which rows, labels and groups.
+    kernel : callable
+        What to compute of a block.
+    columns : mapping of str to dtype
+        What the kernel gives.
+    classes : int or None
+        Read only this many classes of each row.
+    update : callable
+        Takes the columns, status and groups of every block.
+    out : AtomicFile or None
+        Takes the results of every row.
+    quiet : bool
+        Show no progress.
+
+    Raises
+    ------
+    FileError
+        If a file turns out to be damaged, or a row is refused; the message names file and row.
+    WriteError
+        If `out` cannot be written.
+    """
+    rows = sum(part.rows for part in every)
+    row_bytes = sum(part.rows * part.row_bytes for part in every) / max(rows, 1)
+    places = dict.fromkeys(("row", "sequence", "position"), np.dtype(np.int64))
+    writer = open_writer(out, {**places, **columns}, rows) if out else None
+    with ExitStack() as stack:
+        walk = blocks(every, classes, selection.sources)
+        stack.callback(walk.close)
+        advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=quiet))
+        for block in walk:
+            place = block.places()
+            labels, mask, groups = selection.of(block, place["sequence"])
+            try:
+                results, status = kernel(block, labels, mask)
+            except (ValueError, IndexError, TypeError) as error:
+                names = " and ".join(tensor.label for tensor in block.part.tensors)
+                raise FileError(f"{names}: {locate_row(str(error), block)}") from error
+            update(results, status, groups)
+            if writer is not None:
+                writer.write({**place, **{name: results[name] for name in columns}})
+            advance(block.rows)
+    if writer is not None:
+        writer.finish()

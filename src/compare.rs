@@ -1,0 +1,252 @@
+//! Two models on the same rows: every column of a comparison from one reading of both matrices.
+
+use std::sync::Mutex;
+
+use crate::error::Result;
+use crate::math::{Math, wide};
+use crate::measure::{COMPARE, Compare};
+use crate::parallel;
+use crate::rows::{BATCH, Batch, Dtype, Lead, Map, evaluate};
+use crate::score::{Invalid, Job, Verdict, nanoseconds_a_row, scale};
+use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
+
+/// The columns by name, in the order of [`Column`].
+pub const COLUMNS: [&str; 11] = [
+    "kl",
+    "kl_reverse",
+    "js",
+    "tv",
+    "entropy_base",
+    "entropy_other",
+    "cross_entropy",
+    "same_top",
+    "nll_base",
+    "nll_other",
+    "delta_p",
+];
+/// Columns from the measure itself; the others need the rows' largest classes or labels.
+const MEASURED: usize = 7;
+const SAME_TOP: usize = 7;
+const NLL_BASE: usize = 8;
+const NLL_OTHER: usize = 9;
+const DELTA_P: usize = 10;
+
+/// What a row counts as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// A row of the comparison.
+    Scored = 0,
+    /// Left out: its label or `rows` says so.
+    Ignored = 1,
+    /// Not two distributions.
+    Invalid = 2,
+}
+
+/// Where a column goes: contiguous, in C order; `same_top` as bytes.
+#[derive(Clone, Copy)]
+pub struct Column {
+    /// Index into [`COLUMNS`].
+    pub which: usize,
+    /// The first value.
+    pub data: *mut u8,
+}
+
+/// The columns of a call.
+pub struct Columns {
+    /// Where each goes.
+    pub columns: Vec<Column>,
+    /// Whether values are `f32` (else `f64`).
+    pub single: bool,
+    /// One [`Status`] a row.
+    pub status: *mut u8,
+}
+
+// SAFETY: every row is written by one thread only, to arrays that the caller keeps alive.
+unsafe impl Sync for Columns {}
+
+/// Fills the columns.
+pub fn compare(outer: &Job, columns: &Columns) -> Result<()> {
+    let job = outer.collapsed();
+    let linear = job.operands.iter().any(|x| !x.given.is_log());
+    let wide = job.operands.iter().any(|x| !matches!(x.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
+    let apart = job.operands[0].temperature != job.operands[1].temperature;
+    let far = job.operands.iter().any(|x| !(1e-20..1e20).contains(&x.temperature));
+    if linear || wide || apart || far {
+        fill::<f64>(&job, outer, columns)
+    } else {
+        fill::<f32>(&job, outer, columns)
+    }
+}
+
+/// How each operand becomes logarithms at one temperature, and that temperature.
+fn spaces(job: &Job) -> ([Map; 2], f64) {
+    let [a, b] = [&job.operands[0], &job.operands[1]];
+    if a.given.is_log() && b.given.is_log() && a.temperature == b.temperature {
+        return ([Map::Keep; 2], a.temperature);
+    }
+    let map = [a, b].map(|x| match x.given.is_log() {
+        false => Map::Ln,
+        true if x.temperature != 1.0 => Map::Divide(x.temperature),
+        true => Map::Keep,
+    });
+    (map, 1.0)
+}
+
+fn fill<E: Math>(job: &Job, outer: &Job, columns: &Columns) -> Result<()> {
+    let (map, t) = spaces(job);
+    let measure = Compare::<E>(scale(t)?);
+    let rows = job.inputs::<E, 2>(map);
+    let level = level();
+    let work = 3.0 * nanoseconds_a_row(job.classes, 2);
+    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
+    let invalid = Mutex::new(Invalid::default());
+    parallel::chunks(job.len(), parallel::chunk_rows(work, BATCH), threads, |_, range| {
+        for row in range.clone() {
+            columns.set_status(row, Status::Ignored);
+            columns.columns.iter().for_each(|c| columns.store(c, row, f64::NAN));
+        }
+        job.batches(range, |which| {
+            evaluate::<E, _, 2, 12, 7, COMPARE>(level, measure, &rows, which, &mut |batch| {
+                let extra = likelihoods(job, t, level, &batch, map, &invalid);
+                for (k, row) in which.iter().enumerate() {
+                    let status = columns.settle(job, &batch, k, *row, &invalid);
+                    columns.set_status(*row, status);
+                    if status != Status::Scored {
+                        continue;
+                    }
+                    for column in &columns.columns {
+                        let value = match column.which {
+                            i if i < MEASURED => batch.value[i][k],
+                            SAME_TOP => f64::from(u8::from(top(job, 0, *row) == top(job, 1, *row))),
+                            i => extra[i - NLL_BASE][k],
+                        };
+                        columns.store(column, *row, value);
+                    }
+                }
+            });
+        });
+    });
+    invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(outer)
+}
+
+impl Columns {
+    fn set_status(&self, row: usize, status: Status) {
+        // SAFETY: the array has a byte for every row.
+        unsafe { self.status.add(row).write(status as u8) };
+    }
+
+    fn store(&self, column: &Column, row: usize, value: f64) {
+        // SAFETY: the array has an element for every row, a byte for `same_top`.
+        unsafe {
+            if column.which == SAME_TOP {
+                column.data.add(row).write(u8::from(value == 1.0));
+            } else if self.single {
+                column.data.cast::<f32>().add(row).write(value as f32);
+            } else {
+                column.data.cast::<f64>().add(row).write(value);
+            }
+        }
+    }
+
+    /// Whether a row is two distributions; what is wrong is noted.
+    fn settle(&self, job: &Job, batch: &Batch<'_, 2, COMPARE>, k: usize, row: usize, invalid: &Mutex<Invalid>) -> Status {
+        let right = job.operands.iter().zip(batch.mass).all(|(x, mass)| {
+            let tolerance = if job.check_sums && x.given.name() == "log_probs" { Job::tolerance(x.dtype) } else { f64::MAX };
+            mass[k].abs() <= tolerance
+        });
+        // The masses of staged probabilities are logarithms of their sums.
+        let sums = job.operands.iter().zip(batch.mass).all(|(x, mass)| {
+            !(job.check_sums && x.given.name() == "probs") || mass[k].abs() <= 0.5 * Job::tolerance(x.dtype)
+        });
+        if right && sums && !batch.value[4][k].is_nan() {
+            return Status::Scored;
+        }
+        match job.inspect(row) {
+            Verdict::Right => Status::Scored,
+            Verdict::Nothing => Status::Invalid,
+            Verdict::Wrong(operand, flaw) => {
+                if !job.invalid_is_nan {
+                    invalid.lock().unwrap_or_else(|e| e.into_inner()).push(row, operand, flaw);
+                }
+                Status::Invalid
+            }
+        }
+    }
+}
+
+/// Negative log-likelihoods of the labels under both models, and the difference of their probabilities.
+fn likelihoods(
+    job: &Job,
+    t: f64,
+    level: Level,
+    batch: &Batch<'_, 2, COMPARE>,
+    map: [Map; 2],
+    invalid: &Mutex<Invalid>,
+) -> [[f64; BATCH]; 3] {
+    let mut result = [[f64::NAN; BATCH]; 3];
+    let Some(labels) = &job.labels else { return result };
+    let lead = Lead { shape: &job.lead };
+    let mut logs = [[1.0; BATCH]; 2];
+    for (k, row) in batch.rows.iter().enumerate() {
+        let label = labels.get(&lead, *row);
+        let Some(column) = usize::try_from(label).ok().filter(|c| *c < job.classes) else {
+            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(*row, label);
+            continue;
+        };
+        for (i, logs) in logs.iter_mut().enumerate() {
+            logs[k] = job.class(i, *row, column);
+        }
+    }
+    for (i, logs) in logs.iter_mut().enumerate() {
+        if map[i] == Map::Ln {
+            crate::score::ln_all(level, logs);
+        }
+        for k in 0..batch.rows.len() {
+            let (max, over) = (batch.value[MEASURED + 2 * i][k], batch.value[MEASURED + 2 * i + 1][k]);
+            let x = if let Map::Divide(t) = map[i] { logs[k] / t } else { logs[k] };
+            result[i][k] = (max - x) / t + over;
+        }
+    }
+    let [base, other, delta] = &mut result;
+    dispatch!(level, s => {
+        for ((base, other), delta) in base.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0).zip(delta.as_chunks_mut::<8>().0) {
+            let (a, b) = (W::load_array(s, *base), W::load_array(s, *other));
+            // p_other − p_base = p_base·(e^x − 1), x the gap of their logarithms, without cancellation.
+            let x = a - b;
+            let rise = wide::exp_m1_minus(s, x) + x;
+            let p = wide::exp(s, -a);
+            let near = x.abs().simd_lt(1.0);
+            *delta = near.select(p * rise, wide::exp(s, -b) - p).to_array();
+        }
+    });
+    result
+}
+
+/// The first of a row's largest classes.
+fn top(job: &Job, operand: usize, row: usize) -> usize {
+    let mut best = (0, f64::NEG_INFINITY);
+    job.elements(operand, row, |column, value| {
+        if value > best.1 {
+            best = (column, value);
+        }
+    });
+    best.0
+}
+
+impl Column {
+    /// A column by name.
+    pub fn find(name: &str) -> Option<usize> {
+        COLUMNS.iter().position(|c| *c == name)
+    }
+
+    /// Whether a column needs labels.
+    pub fn needs_labels(which: usize) -> bool {
+        matches!(which, NLL_BASE | NLL_OTHER | DELTA_P)
+    }
+
+    /// Whether a column is boolean.
+    pub fn is_bool(which: usize) -> bool {
+        which == SAME_TOP
+    }
+}

@@ -1,0 +1,75 @@
+//! What can go wrong, and the only place that knows how to say it.
+
+/// A failed call: what kind it is, and a message that names the argument, what came and what is accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Error {
+    /// A wrong type or dtype.
+    Type(String),
+    /// A value, a shape or an option that is not accepted.
+    Value(String),
+    /// A label out of range.
+    Index(String),
+    /// No memory for the result.
+    Memory(String),
+}
+
+/// The result of a call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is wrong with a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Flaw {
+    /// An element outside what the space accepts.
+    Element {
+        /// Its place in the row.
+        column: usize,
+        /// The element.
+        value: f64,
+    },
+    /// A sum that is too far from 1.
+    Sum(f64),
+    /// A log-sum-exp that is too far from 0.
+    LogSum(f64),
+}
+
+/// The message for invalid rows: the lowest of them, its flaw, and how many there are.
+pub fn invalid_rows(argument: &str, given: &str, row: &str, flaw: Flaw, tolerance: f64, count: usize) -> Error {
+    let what = match flaw {
+        Flaw::Element { column, value } => {
+            let remedy = match given {
+                "probs" | "counts" if value < 0.0 => {
+                    "; for logarithms pass given=\"log_probs\" or given=\"logits\""
+                }
+                _ => "",
+            };
+            let accepted = match given {
+                "probs" | "counts" => "finite numbers >= 0",
+                _ => "finite numbers and -inf",
+            };
+            format!("column {column} is {value}, where given=\"{given}\" accepts {accepted}{remedy}")
+        }
+        Flaw::Sum(sum) => format!(
+            "sums to {sum}, where given=\"probs\" accepts 1 within {tolerance}; for counts or weights pass given=\"counts\""
+        ),
+        Flaw::LogSum(sum) => format!(
+            "has the log-sum-exp {sum}, where given=\"log_probs\" accepts 0 within {tolerance}; for unnormalised \
+             logarithms pass given=\"logits\""
+        ),
+    };
+    let more = match count {
+        1 => String::new(),
+        n => format!(" ({n} rows are invalid)"),
+    };
+    Error::Value(format!("{argument}: row {row} {what}{more}; on_invalid=\"nan\" turns such rows into NaN"))
+}
+
+/// The message for a label out of range.
+pub fn label_out_of_range(label: i128, row: &str, classes: usize) -> Error {
+    Error::Index(format!("label {label} of row {row} is out of range for {classes} classes"))
+}
+
+/// The message for an unknown option.
+pub fn unknown(argument: &str, got: &str, accepted: &[&str]) -> Error {
+    let accepted: Vec<String> = accepted.iter().map(|a| format!("{a:?}")).collect();
+    Error::Value(format!("{argument} must be one of {}, got {got:?}", accepted.join(", ")))
+}

@@ -1,0 +1,21 @@
+//! Entropies and divergences of rows of distributions: exact, reproducible in bits, at memory speed.
+//!
+//! The way of a call: a binding makes a [`score::Job`] of arrays, [`registry`] says which [`measure`] the quantity is in the
+//! rows' space, [`parallel`] splits the rows into chunks, and a driver of [`rows`] evaluates the measure chunk by chunk on
+//! the logical vectors of [`simd`]. What comes out is checked, converted and stored by [`score`], and added up by
+//! [`reduce`].
+
+pub mod compare;
+pub mod elementwise;
+pub mod error;
+pub mod exact_sum;
+mod math;
+pub mod measure;
+pub mod parallel;
+#[cfg(feature = "python")]
+mod python;
+pub mod reduce;
+pub mod registry;
+pub mod rows;
+pub mod score;
+pub mod simd;

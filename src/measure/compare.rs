@@ -1,0 +1,210 @@
+//! Everything that tells two models apart on one row, from one reading of both rows of logits: the log-sum-exps and
+//! entropies in a first pass, the divergences on exactly normalised rows in a second, while the row sits in cache.
+
+use super::entropy::mass;
+use super::frame::{LOG, Scale, gap, gap_anywhere, ln_over_top};
+use super::js::{js_far, lse_gap};
+use crate::math::Math;
+use crate::rows::{Done, Measure, Part};
+use crate::simd::*;
+
+/// Number of results: KL(a‖b), KL(b‖a), JS, TV, H(a), H(b), H(a, b), then max and log-sum-exp over max of a and of b.
+pub const COMPARE: usize = 11;
+
+/// Frame: that of a, that of b, the reciprocals of their sums, the gap of the log-sum-exps (head, tail). Sums: first s
+/// and k of a and of b, Σe^a(a − max a), Σe^b(b − max b), Σe^a(b − max b); then KL, reverse KL, JS, TV.
+#[derive(Clone, Copy)]
+pub struct Compare<E>(pub Scale<E>);
+
+impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
+    const LOOKS: bool = true;
+    const TWO_PASSES: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 12], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 12] {
+        (seen[0], seen[1]) = (seen[0].max(a), seen[1].max(b));
+        seen
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 12], hint: [W<S>; 12]) -> [W<S>; 12] {
+        let (a, b) = (self.0.frame(s, seen[0]), self.0.frame(s, seen[1]));
+        let second = hint[0].simd_eq(hint[0]);
+        std::array::from_fn(|r| match r {
+            0..4 => second.select(hint[r], a[r]),
+            4..8 => second.select(hint[r], b[r - 4]),
+            _ => hint[r],
+        })
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 12],
+        [a, b]: [V<S, E>; 2],
+        sums: [V<S, E>; 7],
+    ) -> [V<S, E>; 7] {
+        if SECOND { self.divergences(s, at, a, b, sums) } else { self.normalisers(s, at, a, b, sums) }
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 12, 7>, b: Part<S, 12, 7>) -> Part<S, 12, 7> {
+        let second = a.at[8].simd_eq(a.at[8]);
+        let x = self.0.join(s, &a.at[..4], &b.at[..4]);
+        let y = self.0.join(s, &a.at[4..8], &b.at[4..8]);
+        let pair = |k: usize| [a.sum[k], b.sum[k]];
+        let [xs, xk] = x.masses(s, pair(0), pair(1));
+        let [ys, yk] = y.masses(s, pair(2), pair(3));
+        let x_mass = [&a, &b].map(|p| mass(s, self.0, &p.at[..4], p.sum[0], p.sum[1]));
+        let y_mass = [&a, &b].map(|p| mass(s, self.0, &p.at[4..8], p.sum[2], p.sum[3]));
+        let first = [
+            xs,
+            xk,
+            ys,
+            yk,
+            x.moments(s, x.apart, pair(4), x_mass),
+            y.moments(s, y.apart, pair(5), y_mass),
+            x.moments(s, y.apart, pair(6), x_mass),
+        ];
+        let mut at = a.at;
+        at[..4].copy_from_slice(&x.at);
+        at[4..8].copy_from_slice(&y.at);
+        // In the second pass all parts share a frame.
+        let sum = std::array::from_fn(|k| {
+            let added = a.sum[k].add(b.sum[k]);
+            Sum { hi: second.select(added.hi, first[k].hi), lo: second.select(added.lo, first[k].lo) }
+        });
+        Part { at, sum }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(
+        self,
+        s: S,
+        part: Part<S, 12, 7>,
+        second: bool,
+        before: [W<S>; COMPARE],
+    ) -> Done<S, 2, 12, COMPARE> {
+        let zero = W::splat(s, 0.0);
+        let sums = part.sum.map(|x| x.value(s));
+        if second {
+            let mut value = before;
+            value[..4].copy_from_slice(&sums[..4]);
+            return Done { value, mass: [zero; 2], again: zero.simd_gt(zero), hint: [zero; 12] };
+        }
+        let [xs, xk, ys, yk, x_moment, y_moment, cross] = sums;
+        let (a, b) = (&part.at[..4], &part.at[4..8]);
+        let (x_top, y_top) = (self.0.top(s, a), self.0.top(s, b));
+        let (x_sum, y_sum) = (fma(xk, x_top, xs), fma(yk, y_top, ys));
+        let x_over = ln_over_top(s, a[3], x_top, xs, xk);
+        let y_over = ln_over_top(s, b[3], y_top, ys, yk);
+        let usual = x_over.simd_eq(x_over) & y_over.simd_eq(y_over);
+        let nan = W::splat(s, f64::NAN);
+        let below = |moment: W<S>, mass: W<S>| -(moment * self.0.inv()) / mass;
+        let value = [
+            nan,
+            nan,
+            nan,
+            nan,
+            x_over + below(x_moment, x_sum),
+            y_over + below(y_moment, y_sum),
+            y_over + below(cross, x_sum),
+            a[0] + a[3],
+            x_over,
+            b[0] + b[3],
+            y_over,
+        ];
+        let one = W::splat(s, 1.0);
+        let [head, tail] = lse_gap::<S, E>(s, self.0, [a, b], [x_sum, y_sum]);
+        let mut hint = [zero; 12];
+        hint[..8].copy_from_slice(&part.at[..8]);
+        hint[8..].copy_from_slice(&[one / x_sum, one / y_sum, head, tail]);
+        let inv = W::splat(s, self.0.inv());
+        Done {
+            value: value.map(|v| usual.select(v, nan)),
+            mass: [fma(a[0] + a[3], inv, x_over), fma(b[0] + b[3], inv, y_over)],
+            again: usual,
+            hint,
+        }
+    }
+}
+
+impl<E: Math> Compare<E> {
+    #[inline(always)]
+    fn normalisers<S: Simd>(
+        self,
+        s: S,
+        at: &[V<S, E>; 12],
+        a: V<S, E>,
+        b: V<S, E>,
+        [xs, xk, ys, yk, x_moment, y_moment, cross]: [V<S, E>; 7],
+    ) -> [V<S, E>; 7] {
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let (u, v) = (a - at[0], b - at[4]);
+        let (x_top, y_top) = (u.simd_eq(at[3]), v.simd_eq(at[7]));
+        let (e, u) = self.0.exp(s, &at[..LOG], u, None);
+        let (f, w) = self.0.exp(s, &at[LOG..2 * LOG], v, None);
+        // −∞ from the support is kept; a mass that underflowed elsewhere has no mean distance.
+        let none = E::NEG_INFINITY;
+        let below = v - at[7];
+        let outside = b.simd_eq(none);
+        let mut crossing = e * below;
+        if outside.any_true() {
+            crossing = outside.select(a.simd_eq(none).select(zero, V::<S, E>::splat(s, none)), crossing);
+        }
+        [
+            xs + x_top.select(zero, e),
+            xk + x_top.select(one, zero),
+            ys + y_top.select(zero, f),
+            yk + y_top.select(one, zero),
+            x_moment + e * (u - at[3]),
+            y_moment + f * (w - at[7]),
+            cross + crossing,
+        ]
+    }
+
+    #[inline(always)]
+    fn divergences<S: Simd>(
+        self,
+        s: S,
+        at: &[V<S, E>; 12],
+        a: V<S, E>,
+        b: V<S, E>,
+        [kl, reverse, js, tv, x, y, z]: [V<S, E>; 7],
+    ) -> [V<S, E>; 7] {
+        let inv = self.0.inverse(s);
+        let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
+        let (zero, one, half) = (splat(0.0), splat(1.0), splat(0.5));
+        let (e, _) = self.0.exp(s, &at[..LOG], a - at[0], None);
+        let p = e * at[8];
+        let mut d = gap::<S, E>(a, b, at[10], at[11], inv);
+        let far = !d.abs().simd_lt(one);
+        let any_far = far.any_true();
+        if any_far {
+            d = far.select(gap_anywhere::<S, E>(s, a, b, at[10], at[11], inv), d);
+        }
+        let size = d.abs();
+        let square = d * d;
+        // q − p = p(eᵈ − 1), q = p·eᵈ, each without cancellation while d is small.
+        let rise = fma(square, E::phi(s, d), d);
+        let mut q = fma(p, rise, p);
+        let mut terms =
+            [p * square * E::phi(s, d), q * square * E::phi(s, -d), size * size * E::js_log(s, size), (p * rise).abs() * half];
+        if any_far {
+            let (f, _) = self.0.exp(s, &at[LOG..2 * LOG], b - at[4], None);
+            q = far.select(f * at[9], q);
+            let infinity = V::<S, E>::splat(s, E::INFINITY);
+            let (no_p, no_q) = (d.simd_eq(E::INFINITY), d.simd_eq(E::NEG_INFINITY));
+            let drift = |m: V<S, E>| m.simd_eq(zero).select(zero, m * d);
+            let forward = no_q.select(infinity, no_p.select(q, (q - p) - drift(p)));
+            let backward = no_p.select(infinity, no_q.select(p, (p - q) + drift(q)));
+            let far_terms = [forward, backward, js_far::<S, E>(s, size), (q - p).abs() * half];
+            for (term, far_term) in terms.iter_mut().zip(far_terms) {
+                *term = far.select(far_term, *term);
+            }
+        }
+        let larger = d.simd_gt(zero).select(q, p);
+        [kl + terms[0], reverse + terms[1], js + larger * terms[2], tv + terms[3], x, y, z]
+    }
+}

@@ -1,0 +1,294 @@
+//! H(p, q) = −Σ pᵢ ln qᵢ, in the form that makes H(p, p) equal H(p) in bits: everything is referred to the largest
+//! q₀, as in [`super::entropy`]. A class with p = 0 adds nothing, whatever q; p > 0 where q = 0 makes it +∞.
+
+use super::entropy::mass;
+use super::frame::{Scale, join_lin, lin_frame, ln_over_top};
+use crate::math::{Math, wide};
+use crate::rows::{Done, Measure, Part};
+use crate::simd::*;
+
+/// Cross entropy of masses: ln(Q/q₀) + Σ_{q≠q₀} p·ln(q₀/q)/P.
+///
+/// Frame: the scale of p, the scale of q, q₀ scaled. Sums: p where q = q₀, p elsewhere, q elsewhere, the number of
+/// q₀, Σ_{q≠q₀} p ln q.
+#[derive(Clone, Copy)]
+pub struct CrossEntropyLin;
+
+impl CrossEntropyLin {
+    /// Two parts as one.
+    #[inline(always)]
+    pub(super) fn join<S: Simd>(s: S, a: Part<S, 3, 5>, b: Part<S, 3, 5>) -> Part<S, 3, 5> {
+        let j = join_lin(s, &a.at[1..], &b.at[1..]);
+        let zero = W::splat(s, 0.0);
+        let scale = a.at[0].min(b.at[0]);
+        let [q_rest, count] = j.masses(s, [a.sum[2], b.sum[2]], [a.sum[3], b.sum[3]]);
+        let mut sum = [Sum::new(s, zero); 5];
+        (sum[2], sum[3]) = (q_rest, count);
+        for (i, part) in [a, b].into_iter().enumerate() {
+            let factor = scale / part.at[0];
+            let [top, rest, _, _, moment] = part.sum.map(|x| x.mul(factor));
+            let stays = j.apart[i].simd_eq(zero);
+            let demoted = top.mul(stays.select(zero, W::splat(s, 1.0)));
+            sum[0] = sum[0].add(top.mul(stays.select(W::splat(s, 1.0), zero)));
+            sum[1] = sum[1].add(rest).add(demoted);
+            // A part without mass in q has had no finite logarithm to shift.
+            let present = part.at[2].simd_gt(zero);
+            let shift = present.select(wide::ln(s, j.factor[i]), zero);
+            let ln_top = present.select(wide::ln(s, part.at[2]) + shift, W::splat(s, f64::NEG_INFINITY));
+            let pushed = demoted.hi.simd_gt(zero).select(ln_top, zero);
+            sum[4] = sum[4].add(moment).add(rest.mul(shift)).add(demoted.mul(pushed));
+        }
+        Part { at: [scale, j.at[0], j.at[1]], sum }
+    }
+
+    /// The values, and the masses of both rows.
+    #[inline(always)]
+    pub(super) fn value<S: Simd>(s: S, part: Part<S, 3, 5>) -> (W<S>, [W<S>; 2]) {
+        let [p_top, p_rest, q_rest, count, moment] = part.sum.map(|x| x.value(s));
+        let [scale_p, scale_q, top] = part.at;
+        let zero = W::splat(s, 0.0);
+        let total = p_top + p_rest;
+        let over = ln_over_top(s, top, top, q_rest, count);
+        // Not negative; where it rounds to less than 0 it is 0.
+        let below = fma(p_rest, wide::ln(s, top), -moment) / total;
+        let below = below.simd_lt(zero).select(zero, below);
+        let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY);
+        let value = usual.select(over + below, W::splat(s, f64::NAN));
+        (value, [total / scale_p, fma(count, top, q_rest) / scale_q])
+    }
+}
+
+impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, seen: [V<S, E>; 3], [p, q]: [V<S, E>; 2]) -> [V<S, E>; 3] {
+        [seen[0].max(p), seen[1].max(q), seen[2]]
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 3], _: [W<S>; 3]) -> [W<S>; 3] {
+        let [scale_q, top] = lin_frame(s, seen[1]);
+        [lin_frame(s, seen[0])[0], scale_q, top]
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 3],
+        [p, q]: [V<S, E>; 2],
+        [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
+    ) -> [V<S, E>; 5] {
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let (x, y) = (p * at[0], q * at[1]);
+        let is_top = y.simd_eq(at[2]);
+        let (top, rest) = (is_top.select(x, zero), is_top.select(zero, x));
+        let mut term = rest * E::ln_or_zero(s, y);
+        let tiny = V::<S, E>::splat(s, E::TINY);
+        if !p.min(y).simd_ge(tiny).all_true() {
+            // Support is decided on q itself: what the scale has flushed to zero still has a logarithm.
+            let flushed = y.simd_eq(zero) & q.simd_gt(zero);
+            let ln = flushed.select(E::ln(s, q) + E::ln(s, at[1]), E::ln(s, y));
+            term = p.simd_eq(zero).select(zero, rest * ln);
+            let outside = q.simd_eq(zero) & p.simd_gt(zero);
+            term = outside.select(V::<S, E>::splat(s, E::NEG_INFINITY), term);
+            term = p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term);
+            term = (q.simd_lt(zero) | !q.simd_eq(q)).select(V::<S, E>::splat(s, E::NAN), term);
+        }
+        [
+            p_top + top,
+            p_rest + rest,
+            q_rest + is_top.select(zero, y),
+            count + is_top.select(one, zero),
+            moment + term,
+        ]
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 3, 5>, b: Part<S, 3, 5>) -> Part<S, 3, 5> {
+        Self::join(s, a, b)
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, 3, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 3, 1> {
+        let (value, mass) = Self::value(s, p);
+        let zero = W::splat(s, 0.0);
+        Done { value: [value], mass, again: zero.simd_gt(zero), hint: [zero; 3] }
+    }
+}
+
+/// Cross entropy of e^{x/T} and e^{y/U}: lse(y) − max y plus the mean distance of y below its maximum.
+///
+/// Frame: that of x, then that of y. Sums: s and k of x, s and k of y, Σ e^x·(y − max y).
+#[derive(Clone, Copy)]
+pub struct CrossEntropyLog<E>(pub Scale<E>, pub Scale<E>);
+
+impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 8], [x, y]: [V<S, E>; 2]) -> [V<S, E>; 8] {
+        (seen[0], seen[1]) = (seen[0].max(x), seen[1].max(y));
+        seen
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 8], _: [W<S>; 8]) -> [W<S>; 8] {
+        let (x, y) = (self.0.frame(s, seen[0]), self.1.frame(s, seen[1]));
+        [x[0], x[1], x[2], x[3], y[0], y[1], y[2], y[3]]
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 8],
+        [x, y]: [V<S, E>; 2],
+        [xs, xk, ys, yk, moment]: [V<S, E>; 5],
+    ) -> [V<S, E>; 5] {
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let (u, v) = (x - at[0], y - at[4]);
+        let (x_top, y_top) = (u.simd_eq(at[3]), v.simd_eq(at[7]));
+        let (e, _) = self.0.exp(s, &at[..4], u, None);
+        let (f, _) = self.1.exp(s, &at[4..], v, None);
+        [
+            xs + x_top.select(zero, e),
+            xk + x_top.select(one, zero),
+            ys + y_top.select(zero, f),
+            yk + y_top.select(one, zero),
+            moment + expected::<S, E>(s, e, x.simd_eq(E::NEG_INFINITY), v, at[7]),
+        ]
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 8, 5>, b: Part<S, 8, 5>) -> Part<S, 8, 5> {
+        let jx = self.0.join(s, &a.at[..4], &b.at[..4]);
+        let jy = self.1.join(s, &a.at[4..], &b.at[4..]);
+        let [xs, xk] = jx.masses(s, [a.sum[0], b.sum[0]], [a.sum[1], b.sum[1]]);
+        let [ys, yk] = jy.masses(s, [a.sum[2], b.sum[2]], [a.sum[3], b.sum[3]]);
+        let masses = [&a, &b].map(|p| mass(s, self.0, &p.at[..4], p.sum[0], p.sum[1]));
+        let moment = jx.moments(s, jy.apart, [a.sum[4], b.sum[4]], masses);
+        let (x, y) = (jx.at, jy.at);
+        Part { at: [x[0], x[1], x[2], x[3], y[0], y[1], y[2], y[3]], sum: [xs, xk, ys, yk, moment] }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, 8, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 8, 1> {
+        let [xs, xk, ys, yk, moment] = p.sum.map(|x| x.value(s));
+        let zero = W::splat(s, 0.0);
+        let (x, y) = (&p.at[..4], &p.at[4..]);
+        let (x_top, y_top) = (self.0.top(s, x), self.1.top(s, y));
+        let x_over = ln_over_top(s, x[3], x_top, xs, xk);
+        let over = ln_over_top(s, y[3], y_top, ys, yk);
+        let below = -(moment * self.1.inv()) / fma(xk, x_top, xs);
+        let value = x_over.simd_eq(x_over).select(over + below, W::splat(s, f64::NAN));
+        Done {
+            value: [value],
+            mass: [
+                fma(x[0] + x[3], W::splat(s, self.0.inv()), x_over),
+                fma(y[0] + y[3], W::splat(s, self.1.inv()), over),
+            ],
+            again: zero.simd_gt(zero),
+            hint: [zero; 8],
+        }
+    }
+}
+
+/// weight·(v − top): 0 where the weight is absent, −∞ where only v is.
+#[inline(always)]
+fn expected<S: Simd, E: Math>(s: S, weight: V<S, E>, absent: M<S, E>, v: V<S, E>, top: V<S, E>) -> V<S, E> {
+    let below = v - top;
+    let plain = weight * below;
+    let outside = v.simd_eq(E::NEG_INFINITY);
+    if !outside.any_true() {
+        return plain;
+    }
+    let zero = V::<S, E>::splat(s, E::ZERO);
+    let empty = top.simd_eq(E::NEG_INFINITY);
+    outside.select(absent.select(zero, (!empty).select(below, V::<S, E>::splat(s, E::NEG_INFINITY))), plain)
+}
+
+/// Cross entropy of masses p against e^{y/U}, times P if `WEIGHTED`: then the weights need no normalisation, may be
+/// negative, and a class of weight 0 where q = 0 is NaN: torch's rule for targets given as probabilities.
+///
+/// Frame: the scale of p, then that of y. Sums: P, s and k of y, Σ p·(y − max y).
+#[derive(Clone, Copy)]
+pub struct CrossEntropyMixed<E, const WEIGHTED: bool>(pub Scale<E>);
+
+impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed<E, WEIGHTED> {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 5], [p, y]: [V<S, E>; 2]) -> [V<S, E>; 5] {
+        (seen[0], seen[1]) = (seen[0].max(if WEIGHTED { p.abs() } else { p }), seen[1].max(y));
+        seen
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 5], _: [W<S>; 5]) -> [W<S>; 5] {
+        let y = self.0.frame(s, seen[1]);
+        [lin_frame(s, seen[0])[0], y[0], y[1], y[2], y[3]]
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 5],
+        [p, y]: [V<S, E>; 2],
+        [total, ys, yk, moment]: [V<S, E>; 4],
+    ) -> [V<S, E>; 4] {
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let v = y - at[1];
+        let top = v.simd_eq(at[4]);
+        let (f, _) = self.0.exp(s, &at[1..], v, None);
+        let x = p * at[0];
+        let term = if WEIGHTED {
+            x * (v - at[4])
+        } else {
+            let term = expected::<S, E>(s, x, p.simd_eq(zero), v, at[4]);
+            p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term)
+        };
+        [total + x, ys + top.select(zero, f), yk + top.select(one, zero), moment + term]
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 5, 4>, b: Part<S, 5, 4>) -> Part<S, 5, 4> {
+        let j = self.0.join(s, &a.at[1..], &b.at[1..]);
+        let [ys, yk] = j.masses(s, [a.sum[1], b.sum[1]], [a.sum[2], b.sum[2]]);
+        let scale = a.at[0].min(b.at[0]);
+        let mut total = Sum::new(s, W::splat(s, 0.0));
+        let mut moment = total;
+        for (i, part) in [a, b].into_iter().enumerate() {
+            let factor = scale / part.at[0];
+            let mass = part.sum[0].mul(factor);
+            let finite = j.apart[i].abs().simd_lt(f64::INFINITY);
+            let shift = finite.select(j.apart[i], W::splat(s, 0.0));
+            total = total.add(mass);
+            moment = moment.add(part.sum[3].mul(factor)).add(mass.mul(shift));
+        }
+        Part { at: [scale, j.at[0], j.at[1], j.at[2], j.at[3]], sum: [total, ys, yk, moment] }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, 5, 4>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
+        let [total, ys, yk, moment] = p.sum.map(|x| x.value(s));
+        let zero = W::splat(s, 0.0);
+        let y = &p.at[1..];
+        let over = ln_over_top(s, y[3], self.0.top(s, y), ys, yk);
+        let below = -(moment * self.0.inv());
+        let value = if WEIGHTED {
+            fma(total, over, below) / p.at[0]
+        } else {
+            let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY);
+            usual.select(over + below / total, W::splat(s, f64::NAN))
+        };
+        Done {
+            value: [value],
+            mass: [total / p.at[0], fma(y[0] + y[3], W::splat(s, self.0.inv()), over)],
+            again: zero.simd_gt(zero),
+            hint: [zero; 5],
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! H(p) = −Σ pᵢ ln pᵢ.
+//!
+//! With the largest mass p₀, k times, kept out of the sums, H = ln(P/p₀) + Σ′ p·ln(p₀/p)/P, where
+//! ln(P/p₀) = ln k + ln(1 + R/(k·p₀)) and R is the sum of the others: no term is negative, so a peaked row, whose
+//! entropy is tiny, loses nothing, and counts of any total need no second pass.
+
+use super::cross_entropy::CrossEntropyLin;
+use super::frame::{LIN, LOG, Scale, lin_frame, ln_over_top};
+use crate::math::Math;
+use crate::rows::{Done, Measure, Part};
+use crate::simd::*;
+
+/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as [`CrossEntropyLin`].
+#[derive(Clone, Copy)]
+pub struct EntropyLin;
+
+/// The frame and the sums of the cross entropy of these rows with themselves.
+#[inline(always)]
+fn with_itself<S: Simd>(p: Part<S, LIN, 5>) -> Part<S, 3, 5> {
+    Part { at: [p.at[0], p.at[0], p.at[1]], sum: p.sum }
+}
+
+impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, seen: [V<S, E>; LIN], [p]: [V<S, E>; 1]) -> [V<S, E>; LIN] {
+        [seen[0].max(p), seen[1]]
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; LIN], _: [W<S>; LIN]) -> [W<S>; LIN] {
+        lin_frame(s, seen[0])
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; LIN],
+        [p]: [V<S, E>; 1],
+        [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
+    ) -> [V<S, E>; 5] {
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let p = p * at[0];
+        let is_top = p.simd_eq(at[1]);
+        let (top, rest) = (is_top.select(p, zero), is_top.select(zero, p));
+        [
+            p_top + top,
+            p_rest + rest,
+            q_rest + rest,
+            count + is_top.select(one, zero),
+            moment + rest * E::ln_or_zero(s, p),
+        ]
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 5>, b: Part<S, LIN, 5>) -> Part<S, LIN, 5> {
+        let both = CrossEntropyLin::join(s, with_itself(a), with_itself(b));
+        Part { at: [both.at[1], both.at[2]], sum: both.sum }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
+        let (value, [_, mass]) = CrossEntropyLin::value(s, with_itself(p));
+        let zero = W::splat(s, 0.0);
+        Done { value: [value], mass: [mass], again: zero.simd_gt(zero), hint: [zero; LIN] }
+    }
+}
+
+/// Entropy of e^{x/T}. Sums: s, k, Σ e^{(x−m)/T}·(x − m).
+#[derive(Clone, Copy)]
+pub struct EntropyLog<E>(pub Scale<E>);
+
+impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, seen: [V<S, E>; LOG], [x]: [V<S, E>; 1]) -> [V<S, E>; LOG] {
+        [seen[0].max(x), seen[1], seen[2], seen[3]]
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; LOG], _: [W<S>; LOG]) -> [W<S>; LOG] {
+        self.0.frame(s, seen[0])
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; LOG],
+        [x]: [V<S, E>; 1],
+        [others, count, moment]: [V<S, E>; 3],
+    ) -> [V<S, E>; 3] {
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let x = x - at[0];
+        let top = x.simd_eq(at[3]);
+        let (e, x) = self.0.exp(s, at, x, None);
+        [others + top.select(zero, e), count + top.select(one, zero), moment + e * (x - at[3])]
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, LOG, 3>, b: Part<S, LOG, 3>) -> Part<S, LOG, 3> {
+        let j = self.0.join(s, &a.at, &b.at);
+        let [others, count] = j.masses(s, [a.sum[0], b.sum[0]], [a.sum[1], b.sum[1]]);
+        let mass = [mass(s, self.0, &a.at, a.sum[0], a.sum[1]), mass(s, self.0, &b.at, b.sum[0], b.sum[1])];
+        Part { at: j.at, sum: [others, count, j.moments(s, j.apart, [a.sum[2], b.sum[2]], mass)] }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, LOG, 3>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LOG, 1> {
+        let [others, count, moment] = p.sum.map(|x| x.value(s));
+        let zero = W::splat(s, 0.0);
+        let top = self.0.top(s, &p.at);
+        let over = ln_over_top(s, p.at[3], top, others, count);
+        let below = -(moment * self.0.inv()) / fma(count, top, others);
+        Done {
+            value: [over + below],
+            mass: [fma(p.at[0] + p.at[3], W::splat(s, self.0.inv()), over)],
+            again: zero.simd_gt(zero),
+            hint: [zero; LOG],
+        }
+    }
+}
+
+/// The mass of a part in its own units.
+#[inline(always)]
+pub(super) fn mass<S: Simd, E: Math>(s: S, scale: Scale<E>, at: &[W<S>], others: Sum<S>, count: Sum<S>) -> W<S> {
+    let absent = at[3].simd_eq(W::splat(s, f64::NEG_INFINITY));
+    let zero = W::splat(s, 0.0);
+    absent.select(zero, fma(count.value(s), scale.top(s, at), others.value(s)))
+}

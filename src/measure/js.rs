@@ -1,0 +1,239 @@
+//! JS(p, q) = ½KL(p‖m) + ½KL(q‖m) with m = (p + q)/2, in a form symmetric in every bit: the two rows enter through
+//! the sum of a pair of masses and the magnitude of their difference only. Both normalisers come first, so a row is
+//! passed over twice.
+
+use super::frame::{Scale, gap, gap_anywhere};
+use crate::math::Math;
+use crate::rows::{Done, Measure, Part, add_parts};
+use crate::simd::*;
+
+/// JS of masses. With u = p and v = q brought to one total, s = u + v and z = (v − u)/s, a pair adds
+/// ¼s·[(1 + z)ln(1 + z) + (1 − z)ln(1 − z)]: a polynomial in z² for close pairs, ½ ln 2 times the mass for disjoint ones.
+///
+/// The row with the smaller total is scaled up, its factor in two parts, so that v − u is exact for close pairs.
+/// Frame: the factor of p (head, tail), of q, the total. Sums: first P, Q, Σ(q − p); then the divergence.
+#[derive(Clone, Copy)]
+pub struct JsLin;
+
+impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
+    const LOOKS: bool = false;
+    const TWO_PASSES: bool = true;
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, _: S, _: [W<S>; 5], hint: [W<S>; 5]) -> [W<S>; 5] {
+        hint
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 5],
+        [p, q]: [V<S, E>; 2],
+        [x, y, z]: [V<S, E>; 3],
+    ) -> [V<S, E>; 3] {
+        if !SECOND {
+            return [x + p, y + q, z + (q - p)];
+        }
+        let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
+        let zero = splat(0.0);
+        let (u, v) = (p * at[0], q * at[2]);
+        let (du, dv) = (fma(p, at[1], fma(p, at[0], -u)), fma(q, at[3], fma(q, at[2], -v)));
+        let sum = u + v;
+        let apart = (v - u) + (dv - du);
+        let z = apart / sum;
+        let w = z * z;
+        let mut term = sum * (w * E::js_lin(s, w));
+        // A pair with a negative mass has abs(z) > 1 or a negative sum.
+        let near = w.simd_le(splat(0.25)) & sum.simd_ge(splat(E::TINY.to_f64()));
+        if !near.all_true() {
+            let (low, high) = (u.min(v), u.max(v));
+            let far = high * E::ln_or_zero(s, high / sum * splat(2.0)) + low * E::ln_or_zero(s, low / sum * splat(2.0));
+            let far = sum.simd_eq(zero).select(zero, far * splat(2.0));
+            let good = low.simd_ge(zero) & high.simd_lt(E::INFINITY) & p.simd_eq(p) & q.simd_eq(q);
+            term = near.select(term, good.select(far, splat(f64::NAN)));
+        }
+        [x + term, y, z]
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, _: S, a: Part<S, 5, 3>, b: Part<S, 5, 3>) -> Part<S, 5, 3> {
+        add_parts(a, b)
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, part: Part<S, 5, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
+        let zero = W::splat(s, 0.0);
+        let [x, y, _] = part.sum.map(|x| x.value(s));
+        if second {
+            return Done {
+                value: [within::<S, E>(s, x / (part.at[4] * 4.0))],
+                mass: [zero; 2],
+                again: zero.simd_gt(zero),
+                hint: [zero; 5],
+            };
+        }
+        let (p, q, d) = (part.sum[0], part.sum[1], part.sum[2]);
+        let one = W::splat(s, 1.0);
+        // For close totals Q from P and the sum of differences, which is the more exact.
+        let close = d.value(s).abs().simd_lt(x * 0.5);
+        let (sum, error) = two_sum(p.hi, d.hi);
+        let q = Sum { hi: close.select(sum, q.hi), lo: close.select(error + (p.lo + d.lo), q.lo) };
+        let ratio = |a: Sum<S>, b: Sum<S>| {
+            let head = a.hi / b.hi;
+            let rest = (fma(-head, b.hi, a.hi) + fma(-head, b.lo, a.lo)) / b.hi;
+            let short = E::head(head);
+            (short, (head - short) + rest)
+        };
+        let p_larger = (p.hi - q.hi + (p.lo - q.lo)).simd_ge(zero);
+        let (up, down) = (ratio(p, q), ratio(q, p));
+        Done {
+            value: [W::splat(s, f64::NAN)],
+            mass: [x, y],
+            again: x.simd_gt(zero) & y.simd_gt(zero) & x.simd_lt(f64::INFINITY) & y.simd_lt(f64::INFINITY),
+            hint: [
+                p_larger.select(one, down.0),
+                p_larger.select(zero, down.1),
+                p_larger.select(up.0, one),
+                p_larger.select(up.1, zero),
+                p_larger.select(x, q.value(s)),
+            ],
+        }
+    }
+}
+
+/// The value, not less than 0 nor more than the largest number of the element that does not exceed ln 2.
+#[inline(always)]
+fn within<S: Simd, E: Math>(s: S, js: W<S>) -> W<S> {
+    let most = if E::LANES == 16 { f64::from(0.693_147_1_f32) } else { std::f64::consts::LN_2 };
+    let js = js.simd_lt(0.0).select(W::splat(s, 0.0), js);
+    js.simd_gt(most).select(W::splat(s, most), js)
+}
+
+/// JS of e^{a/T} and e^{b/T}. With d the gap of the log-probabilities, x = abs(d) and t = e^{−x}, a pair whose larger mass
+/// is M adds M·½[(1 + t)(ln 2 − ln(1 + t)) − t·x].
+///
+/// Frame: base, shift and floor of a, of b; the reciprocals of their sums in these units; the gap of the log-sum-exps in
+/// units of T (head, tail). Sums: first Σe^a, Σe^b; then the divergence.
+#[derive(Clone, Copy)]
+pub struct JsLog<E>(pub Scale<E>);
+
+impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
+    const LOOKS: bool = true;
+    const TWO_PASSES: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 10], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 10] {
+        (seen[0], seen[1]) = (seen[0].max(a), seen[1].max(b));
+        seen
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 10], hint: [W<S>; 10]) -> [W<S>; 10] {
+        let (a, b) = (self.0.frame(s, seen[0]), self.0.frame(s, seen[1]));
+        let first = [a[0], a[1], a[2], b[0], b[1], b[2], hint[6], hint[7], hint[8], hint[9]];
+        // The second pass keeps the frames that the normalisers were found in.
+        let second = hint[0].simd_eq(hint[0]);
+        std::array::from_fn(|r| second.select(hint[r], first[r]))
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 10],
+        [a, b]: [V<S, E>; 2],
+        [x, y, z]: [V<S, E>; 3],
+    ) -> [V<S, E>; 3] {
+        if !SECOND {
+            let (e, _) = self.0.exp(s, &at[..3], a - at[0], None);
+            let (f, _) = self.0.exp(s, &at[3..6], b - at[3], None);
+            return [x + e, y + f, z];
+        }
+        let inv = self.0.inverse(s);
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let mut d = gap::<S, E>(a, b, at[8], at[9], inv);
+        let far = !d.abs().simd_lt(one);
+        let any_far = far.any_true();
+        if any_far {
+            d = far.select(gap_anywhere::<S, E>(s, a, b, at[8], at[9], inv), d);
+        }
+        let larger_b = d.simd_gt(zero);
+        let pick = |i: usize, j: usize| larger_b.select(at[j], at[i]);
+        let frame = [zero, pick(1, 4), pick(2, 5)];
+        let (m, _) = self.0.exp(s, &frame, larger_b.select(b, a) - pick(0, 3), None);
+        let m = m * pick(6, 7);
+        let u = d.abs();
+        let mut js = u * u * E::js_log(s, u);
+        if any_far {
+            js = far.select(js_far::<S, E>(s, u), js);
+        }
+        [x + m * js, y, z]
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 10, 3>, b: Part<S, 10, 3>) -> Part<S, 10, 3> {
+        let zero = W::splat(s, 0.0);
+        let mut at = a.at;
+        let mut sum = a.sum;
+        for (k, i) in [(0, 0), (1, 3)] {
+            let (x, y) = (&a.at[i..i + 3], &b.at[i..i + 3]);
+            let heavier = self.0.factor(s, y, x).simd_gt(W::splat(s, 1.0));
+            let swap = !b.sum[k].hi.simd_eq(zero) & (a.sum[k].hi.simd_eq(zero) | heavier);
+            let kept: [W<S>; 3] = std::array::from_fn(|j| swap.select(y[j], x[j]));
+            at[i..i + 3].copy_from_slice(&kept);
+            sum[k] = a.sum[k].mul(self.0.factor(s, x, &kept)).add(b.sum[k].mul(self.0.factor(s, y, &kept)));
+        }
+        // In the second pass all parts share a frame: the factors are 1, and the divergence is in the first sum.
+        Part { at, sum }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, part: Part<S, 10, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 10, 1> {
+        let zero = W::splat(s, 0.0);
+        let [x, y, _] = part.sum.map(|x| x.value(s));
+        if second {
+            return Done {
+                value: [within::<S, E>(s, x)],
+                mass: [zero; 2],
+                again: zero.simd_gt(zero),
+                hint: [zero; 10],
+            };
+        }
+        let (a, b) = (&part.at[..3], &part.at[3..6]);
+        let one = W::splat(s, 1.0);
+        let [head, tail] = lse_gap::<S, E>(s, self.0, [a, b], [x, y]);
+        Done {
+            value: [W::splat(s, f64::NAN)],
+            mass: [self.0.ln(s, a, x), self.0.ln(s, b, y)],
+            again: x.simd_gt(zero) & y.simd_gt(zero),
+            hint: [a[0], a[1], a[2], b[0], b[1], b[2], one / x, one / y, head, tail],
+        }
+    }
+}
+
+/// The second log-sum-exp of two rows less the first in units of T, as head and tail, taken between frames so that a
+/// common offset costs nothing.
+#[inline(always)]
+pub(super) fn lse_gap<S: Simd, E: Math>(s: S, scale: Scale<E>, at: [&[W<S>]; 2], sum: [W<S>; 2]) -> [W<S>; 2] {
+    let (sum, error) = two_sum(at[1][0] - at[0][0], scale.ln_units(s, at, sum) * scale.t());
+    let head = E::head(sum);
+    [head, (sum - head) + error]
+}
+
+/// ½[(1 + t)(ln 2 − ln(1 + t)) − t·x], t = e^{−x}, for x ≥ 1, up to infinity.
+#[inline(always)]
+pub(super) fn js_far<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
+    let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
+    // From here on t is far below the last bit of the result.
+    let x = x.simd_gt(splat(60.0)).select(splat(60.0), x);
+    let shift = splat(E::MAGIC.to_f64() + E::EXP_BIAS.to_f64());
+    let n = fma(x, splat(-std::f64::consts::LOG2_E), shift);
+    let k = n - shift;
+    let r = fma(k, splat(-E::LN2_HI.to_f64()), -x);
+    let r = fma(k, splat(-E::LN2_LO.to_f64()), r);
+    let t = E::exp_reduced(s, r) * E::pow2_of_magic(s, n);
+    let one = splat(1.0);
+    let ln_1p = t + E::ln_tail(s, t);
+    (fma(one + t, splat(std::f64::consts::LN_2) - ln_1p, -(t * x))) * splat(0.5)
+}

@@ -1,0 +1,23 @@
+//! The quantities: one small file a family. A measure is a formula; see [`crate::rows::Measure`].
+//!
+//! Inputs are masses (probabilities or counts, `lin`) or logarithms of masses (log-probabilities or logits, `log`).
+//! A mass enters divided by its row's sum, a logarithm less its row's log-sum-exp, so that no measure asks for
+//! normalised rows: `probs` differs from `counts`, and `log_probs` from `logits`, in what is checked afterwards.
+
+mod compare;
+mod cross_entropy;
+mod entropy;
+mod frame;
+mod js;
+mod kl;
+mod pointwise;
+mod softmax;
+
+pub use compare::{COMPARE, Compare};
+pub use cross_entropy::{CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed};
+pub use entropy::{EntropyLin, EntropyLog};
+pub use frame::Scale;
+pub use js::{JsLin, JsLog};
+pub use kl::{KlLin, KlLog};
+pub use pointwise::{Target as PointwiseTarget, TargetLog, TargetSum, TargetSumLog};
+pub use softmax::{LogSoftmax, LogSumExp, Softmax, Total};

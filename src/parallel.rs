@@ -1,0 +1,117 @@
+//! The one choke point for threads: how many, when they pay, and a pool that survives a fork.
+
+use std::ops::Range;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// Below this many nanoseconds of work a second thread costs more than it saves: waking one takes 10–50 µs.
+pub const WORTH_THREADS: f64 = 80_000.0;
+/// Nanoseconds of work in a chunk: long against the 0.1 µs that taking one costs, short against an uneven end.
+const CHUNK: f64 = 100_000.0;
+
+/// The threads asked for by [`set_num_threads`]; 0 until then.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// A pool and the process that made it.
+struct Pool {
+    process: u32,
+    size: usize,
+    pool: rayon::ThreadPool,
+}
+
+/// The pool in use. A replaced pool is leaked: another call may be running on it, and in a forked child its threads
+/// do not exist, so that neither waiting for them nor dropping them is possible.
+static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
+
+/// Sets the number of threads that calls use by default.
+pub fn set_num_threads(n: usize) {
+    THREADS.store(n, Ordering::Relaxed);
+}
+
+/// The number of threads that calls use by default: what was set, else `KULLBACK_NUM_THREADS`, `RAYON_NUM_THREADS`,
+/// `OMP_NUM_THREADS`, else what the process may use (affinity and control groups respected).
+pub fn num_threads() -> usize {
+    match THREADS.load(Ordering::Relaxed) {
+        0 => {
+            let named = ["KULLBACK_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"]
+                .iter()
+                .find_map(|name| std::env::var(name).ok()?.trim().parse::<usize>().ok().filter(|n| *n > 0));
+            let n = named.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+            THREADS.store(n, Ordering::Relaxed);
+            n
+        }
+        n => n,
+    }
+}
+
+/// A pool of at least `size` threads that belongs to this process; `None` where the system gives no threads.
+fn pool(size: usize) -> Option<&'static rayon::ThreadPool> {
+    let process = std::process::id();
+    loop {
+        let current = POOL.load(Ordering::Acquire);
+        // SAFETY: only leaked boxes are ever stored, so that a pointer that is not null stays valid.
+        if let Some(current) = unsafe { current.as_ref() }
+            && current.process == process
+            && current.size >= size
+        {
+            return Some(&current.pool);
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(size)
+            .thread_name(|i| format!("kullback-{i}"))
+            .build()
+            .ok()?;
+        let made = Box::into_raw(Box::new(Pool { process, size, pool }));
+        if POOL.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: `made` was not published, so this is its only owner.
+            drop(unsafe { Box::from_raw(made) });
+        }
+    }
+}
+
+/// Rows in a chunk when a row takes this long: a multiple of `grain`, the same for any number of threads, because
+/// reductions add chunk by chunk.
+pub fn chunk_rows(nanoseconds_a_row: f64, grain: usize) -> usize {
+    let rows = (CHUNK / nanoseconds_a_row.max(0.1)) as usize;
+    (rows / grain).clamp(1, 1 << 20) * grain
+}
+
+/// Calls `work` with the number and the range of every chunk of `total` rows, on up to `threads` threads.
+pub fn chunks(total: usize, rows: usize, threads: usize, work: impl Fn(usize, Range<usize>) + Sync) {
+    let count = total.div_ceil(rows);
+    let range = |i: usize| i * rows..((i + 1) * rows).min(total);
+    let threads = threads.min(count);
+    let pool = if threads > 1 { pool(threads) } else { None };
+    let Some(pool) = pool else {
+        return (0..count).for_each(|i| work(i, range(i)));
+    };
+    let next = AtomicUsize::new(0);
+    pool.scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|_| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= count {
+                        break;
+                    }
+                    work(i, range(i));
+                }
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn every_row_once() {
+        for threads in [1, 2, 3] {
+            let seen = Mutex::new(vec![0; 1000]);
+            chunks(1000, 7, threads, |_, range| range.for_each(|i| seen.lock().unwrap()[i] += 1));
+            assert!(seen.into_inner().unwrap().iter().all(|n| *n == 1));
+        }
+    }
+}

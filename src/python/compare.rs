@@ -1,0 +1,93 @@
+//! `compare_columns`: what `kullback.compare` and the command line stand on.
+
+use numpy::prelude::*;
+use numpy::{IxDyn, PyArray};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::array::Array;
+use super::detached;
+use super::information::prepare;
+use super::options::{Axis, Ignore, OnInvalid, Spaces, Temperature, Threads};
+use crate::compare::{COLUMNS, Column, Columns, compare};
+use crate::score::{Given, nanoseconds_a_row};
+
+/// Columns that tell two models apart row by row, from one reading of both matrices.
+///
+/// Returns a dict of arrays in the shape of the leading axes, and an array of uint8 of that shape: 0 for rows that were
+/// scored, 1 for ignored, 2 for invalid ones, whose values are NaN.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+#[pyo3(
+    signature = (base, other, labels=None, *, given=Spaces([Given::Logits; 2], false), axis=Axis(-1),
+        temperature=Temperature([1.0; 2], false), r#where=None, rows=None, ignore_index=Ignore(Some(-100)), columns,
+        on_invalid=OnInvalid(false), threads=Threads(None)),
+    text_signature = "(base, other, labels=None, *, given='logits', axis=-1, temperature=1.0, where=None, rows=None, ignore_index=-100, columns, on_invalid='raise', threads=None)"
+)]
+pub fn compare_columns<'py>(
+    py: Python<'py>,
+    base: &Bound<'py, PyAny>,
+    other: &Bound<'py, PyAny>,
+    labels: Option<&Bound<'py, PyAny>>,
+    given: Spaces,
+    axis: Axis,
+    temperature: Temperature,
+    r#where: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
+    ignore_index: Ignore,
+    columns: Vec<String>,
+    on_invalid: OnInvalid,
+    threads: Threads,
+) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyAny>)> {
+    let (a, b) = (Array::new("base", base)?, Array::new("other", other)?);
+    let labels = labels.map(|l| (l, ignore_index.0));
+    let has_labels = labels.is_some();
+    let call = prepare(
+        &[("base", &a), ("other", &b)],
+        labels,
+        &given,
+        &temperature,
+        axis.0,
+        r#where,
+        rows,
+        on_invalid.0,
+        threads.get(),
+    )?;
+    let job = &call.job;
+    let dict = PyDict::new(py);
+    let shape = IxDyn(&job.lead);
+    let mut wanted = Vec::with_capacity(columns.len());
+    for name in &columns {
+        let Some(which) = Column::find(name) else {
+            return Err(crate::error::unknown("columns", name, &COLUMNS).into());
+        };
+        if Column::needs_labels(which) && !has_labels {
+            return Err(PyValueError::new_err(format!("column {name:?} needs labels")));
+        }
+        // SAFETY: `compare` writes every element of every column; on an error the arrays are dropped.
+        let data = unsafe {
+            if Column::is_bool(which) {
+                let array = PyArray::<bool, IxDyn>::new(py, shape.clone(), false);
+                dict.set_item(name, &array)?;
+                array.data().cast()
+            } else if call.single {
+                let array = PyArray::<f32, IxDyn>::new(py, shape.clone(), false);
+                dict.set_item(name, &array)?;
+                array.data().cast()
+            } else {
+                let array = PyArray::<f64, IxDyn>::new(py, shape.clone(), false);
+                dict.set_item(name, &array)?;
+                array.data().cast()
+            }
+        };
+        wanted.push(Column { which, data });
+    }
+    // SAFETY: `compare` writes the status of every row.
+    let status = unsafe { PyArray::<u8, IxDyn>::new(py, shape, false) };
+    let columns = Columns { columns: wanted, single: call.single, status: status.data() };
+    let work = 3.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
+    let columns = &columns;
+    detached(py, work, move || compare(job, columns))?;
+    Ok((dict, status.into_any()))
+}

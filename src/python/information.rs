@@ -1,0 +1,511 @@
+//! `entropy`, `cross_entropy`, `kl_divergence`, `js_divergence`, `js_distance`, `nll`.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+use super::array::{Array, Target, align, follow, scalar_of, tuple};
+use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Temperature, Threads};
+use super::{WORTH_DETACHING, detached};
+use crate::error::Error;
+use crate::registry::{Quantity, run};
+use crate::rows::Dtype;
+use crate::score::{Bytes, Given, Job, Labels, Operand, Out, ln, nanoseconds_a_row};
+
+/// The keywords that every quantity has.
+pub struct Keywords<'a, 'py> {
+    pub given: Spaces,
+    pub axis: Axis,
+    pub keepdims: bool,
+    pub base: Base,
+    pub temperature: Temperature,
+    pub reduction: Reduction,
+    pub r#where: Option<&'a Bound<'py, PyAny>>,
+    pub rows: Option<&'a Bound<'py, PyAny>>,
+    pub on_invalid: OnInvalid,
+    pub out: Option<&'a Bound<'py, PyAny>>,
+    pub threads: Threads,
+}
+
+/// A job about arrays, and what its result looks like.
+pub struct Call<'py> {
+    pub job: Job,
+    /// The class axis's place in the result's shape.
+    pub place: usize,
+    /// Whether results are `f32`.
+    pub single: bool,
+    /// Keeps masks and labels alive.
+    _keep: Vec<Array<'py>>,
+}
+
+/// The operands of a call as a job; `labels` with the label that does not count.
+#[allow(clippy::too_many_arguments)]
+pub fn prepare<'py>(
+    operands: &[(&'static str, &Array<'py>)],
+    labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
+    given: &Spaces,
+    temperature: &Temperature,
+    axis: isize,
+    r#where: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
+    invalid_is_nan: bool,
+    threads: usize,
+) -> PyResult<Call<'py>> {
+    let n = operands.len();
+    if n == 1 && given.1 {
+        return Err(PyValueError::new_err("given must be one name where there is one input, got a pair"));
+    }
+    if n == 1 && temperature.1 {
+        return Err(PyValueError::new_err("temperature must be one number where there is one input, got a pair"));
+    }
+    for k in 0..n {
+        if temperature.0[k] != 1.0 && given.0[k] != Given::Logits && !(temperature.1 && temperature.0[k] == 1.0) {
+            // A pair of spaces takes the temperature where there are logits.
+            if temperature.1 || !given.0[..n].contains(&Given::Logits) {
+                return Err(PyValueError::new_err(format!(
+                    "temperature is for given=\"logits\", got {} with given=\"{}\"",
+                    temperature.0[k],
+                    given.0[k].name()
+                )));
+            }
+        }
+    }
+    let (lead, classes, place, aligned) = align(operands, axis)?;
+    let single = operands.iter().all(|(_, x)| matches!(x.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
+    let mut keep = Vec::new();
+    let mut flags = |name: &str, obj: &Bound<'py, PyAny>| -> PyResult<(Vec<usize>, Vec<isize>, *const u8)> {
+        let array = Array::new(name, obj)?;
+        if array.dtype != Dtype::Bool {
+            return Err(PyTypeError::new_err(format!("{name} must be boolean, got another dtype")));
+        }
+        let parts = (array.shape().to_vec(), array.strides().to_vec(), array.data);
+        keep.push(array);
+        Ok(parts)
+    };
+    let mask = r#where.map(|obj| -> PyResult<Bytes> {
+        let (shape, strides, data) = flags("where", obj)?;
+        let wrong = || {
+            PyValueError::new_err(format!(
+                "where says which classes count: it must have shape {} or as many axes as the input, got {}; to say which \
+                 rows count pass rows",
+                tuple(&[classes]),
+                tuple(&shape)
+            ))
+        };
+        if shape.len() == 1 && shape[0] == classes {
+            return Ok(Bytes { data, class_stride: strides[0], lead: vec![0; lead.len()] });
+        }
+        if shape.len() != lead.len() + 1 || shape.len() == 1 || shape[place] != classes {
+            return Err(wrong());
+        }
+        let (mut shape, mut strides) = (shape.clone(), strides);
+        shape.remove(place);
+        let class_stride = strides.remove(place);
+        if shape.iter().zip(&lead).any(|(a, b)| a != b && *a != 1) {
+            return Err(wrong());
+        }
+        Ok(Bytes { data, class_stride, lead: follow(&lead, &shape, &strides) })
+    });
+    let mask = mask.transpose()?;
+    let rows = rows.map(|obj| -> PyResult<Bytes> {
+        let (shape, strides, data) = flags("rows", obj)?;
+        if shape != lead {
+            return Err(PyValueError::new_err(format!(
+                "rows says which rows count: it must have the result's shape {}, got {}",
+                tuple(&lead),
+                tuple(&shape)
+            )));
+        }
+        Ok(Bytes { data, class_stride: 0, lead: strides })
+    });
+    let rows = rows.transpose()?;
+    let labels = labels.map(|(obj, ignore)| -> PyResult<Labels> {
+        let array = Array::new("labels", obj)?;
+        if array.is_floating() || array.dtype == Dtype::Bool {
+            return Err(PyTypeError::new_err("labels must be integers, got another dtype"));
+        }
+        if array.shape() != lead {
+            return Err(PyValueError::new_err(format!(
+                "labels must have one label a row, shape {}, got {}",
+                tuple(&lead),
+                tuple(array.shape())
+            )));
+        }
+        let labels = Labels {
+            data: array.data,
+            dtype: array.dtype,
+            swapped: array.swapped,
+            lead: array.strides().to_vec(),
+            ignore,
+        };
+        keep.push(array);
+        Ok(labels)
+    });
+    let labels = labels.transpose()?;
+    let job = Job {
+        operands: operands
+            .iter()
+            .zip(aligned)
+            .enumerate()
+            .map(|(k, ((name, x), aligned))| Operand {
+                name,
+                data: x.data,
+                dtype: x.dtype,
+                swapped: x.swapped,
+                class_stride: aligned.class_stride,
+                lead: aligned.lead,
+                given: given.0[k],
+                temperature: if given.0[k] == Given::Logits { temperature.0[k] } else { 1.0 },
+            })
+            .collect(),
+        lead,
+        classes,
+        check_sums: mask.is_none(),
+        mask,
+        rows,
+        labels,
+        unit: 1.0,
+        most: f64::INFINITY,
+        root: false,
+        invalid_is_nan,
+        threads,
+        out: None,
+        total: false,
+    };
+    Ok(Call { job, place, single, _keep: keep })
+}
+
+/// Evaluates a quantity of one or two arrays.
+fn score<'py>(
+    py: Python<'py>,
+    quantity: Quantity,
+    operands: &[(&'static str, &Bound<'py, PyAny>)],
+    labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
+    root: bool,
+    k: Keywords<'_, 'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let arrays: Vec<(&'static str, Array<'py>)> =
+        operands.iter().map(|(name, obj)| Ok((*name, Array::new(name, obj)?))).collect::<PyResult<_>>()?;
+    let borrowed: Vec<(&'static str, &Array<'py>)> = arrays.iter().map(|(name, x)| (*name, x)).collect();
+    if let (Quantity::CrossEntropy, [(_, p), (_, q)]) = (quantity, borrowed.as_slice())
+        && !q.is_floating()
+        && q.dtype != Dtype::Bool
+        && q.shape().len() + 1 == p.shape().len()
+        && q.shape() == &p.shape()[..q.shape().len()]
+    {
+        return Err(PyValueError::new_err(
+            "q holds integers and has one axis less than p: for class labels use kullback.nll(p, labels) or \
+             kullback.functional.cross_entropy",
+        ));
+    }
+    let mut call = prepare(
+        &borrowed,
+        labels,
+        &k.given,
+        &k.temperature,
+        k.axis.0,
+        k.r#where,
+        k.rows,
+        k.on_invalid.0,
+        k.threads.get(),
+    )?;
+    let job = &mut call.job;
+    job.root = root;
+    job.unit = k.base.0.map_or(1.0, ln);
+    job.most = if quantity == Quantity::Js { std::f64::consts::LN_2 } else { f64::INFINITY };
+    let work = nanoseconds_a_row(job.classes, job.operands.len()) * job.len() as f64;
+    if k.reduction != Reduction::None {
+        if k.out.is_some() {
+            return Err(PyValueError::new_err("out is for reduction=\"none\": a sum or a mean is a scalar"));
+        }
+        if k.keepdims {
+            return Err(PyValueError::new_err("keepdims is for reduction=\"none\": a sum or a mean is a scalar"));
+        }
+        job.total = true;
+        let total = detached(py, work, || run(quantity, job))?;
+        let value = if k.reduction == Reduction::Sum { total.sum() } else { total.mean() };
+        return scalar_of(py, value, call.single);
+    }
+    let mut shape = job.lead.clone();
+    if k.keepdims {
+        shape.insert(call.place, 1);
+    }
+    let target = match k.out {
+        Some(out) => Target::borrow(out, &shape, call.single, &borrowed)?,
+        None => Target::new(py, &shape, call.single)?,
+    };
+    let mut lead = target.strides();
+    if k.keepdims {
+        lead.remove(call.place);
+    }
+    job.out = Some(Out { data: target.data(), single: call.single, lead });
+    let job = &call.job;
+    debug_assert!(WORTH_DETACHING > 0.0);
+    detached(py, work, || run(quantity, job).map_err(|e: Error| e))?;
+    target.finish(k.out)
+}
+
+/// What the docstrings share.
+macro_rules! keywords {
+    () => {
+        "given : {\"probs\", \"counts\", \"log_probs\", \"logits\"} or a pair of them, default \"probs\"
+    How rows are given. \"probs\": sums within max(sqrt(eps), 1e-3) of 1; \"counts\": any non-negative weights;
+    \"log_probs\": logarithms whose log-sum-exp is within the same distance of 0; \"logits\": any logarithms. Rows are
+    normalised in every case. A pair, as in ``given=(\"probs\", \"logits\")``, mixes spaces.
+axis : int, default -1
+    The axis along which a row lies. SciPy's default is 0. Other axes broadcast as in NumPy; a one-dimensional
+    input is one row.
+keepdims : bool, default False
+    Whether the class axis stays in the result with length 1.
+base : float, optional
+    Base of the logarithms; natural ones by default, so that results are in nats.
+temperature : float or pair of float, default 1.0
+    What logits are divided by.
+reduction : {\"none\", \"sum\", \"mean\"}, default \"none\"
+    A value a row, or their sum or mean, accumulated in double precision in a fixed order and rounded once.
+where : ndarray of bool, optional
+    Which classes count: of shape (C,), or with as many axes as the input. The others have no mass; sums are not checked.
+rows : ndarray of bool, optional
+    Which rows count, in the result's shape. The others are not read, give NaN and stay out of reductions.
+on_invalid : {\"raise\", \"nan\"}, default \"raise\"
+    Whether a row that is not of its space is an error or gives NaN.
+out : ndarray, optional
+    Where results go: of the result's shape and dtype, sharing no memory with the inputs.
+threads : int, optional
+    Number of threads; the package's setting by default. It changes no bit of the result.
+
+Returns
+-------
+ndarray or scalar
+    float32 for float16, bfloat16 and float32 inputs, else float64. A row with a NaN, or without mass, gives NaN.
+
+Raises
+------
+TypeError
+    If an input is not an array of real numbers or an option has the wrong type.
+ValueError
+    If shapes do not broadcast, an option is unknown, or a row is invalid: the message names argument, row, column,
+    value and remedy.
+"
+    };
+}
+
+macro_rules! quantity {
+    ($(#[$doc:meta])* $name:ident($($arg:ident),+), $signature:literal, $quantity:expr, $root:expr) => {
+        $(#[$doc])*
+        #[pyfunction]
+        #[allow(clippy::too_many_arguments)]
+        #[pyo3(
+            signature = ($($arg),+, *, given=Spaces([Given::Probs; 2], false), axis=Axis(-1), keepdims=false, base=Base(None),
+                temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None, rows=None,
+                on_invalid=OnInvalid(false), out=None, threads=Threads(None)),
+            text_signature = $signature
+        )]
+        pub fn $name<'py>(
+            py: Python<'py>,
+            $($arg: &Bound<'py, PyAny>,)+
+            given: Spaces,
+            axis: Axis,
+            keepdims: bool,
+            base: Base,
+            temperature: Temperature,
+            reduction: Reduction,
+            r#where: Option<&Bound<'py, PyAny>>,
+            rows: Option<&Bound<'py, PyAny>>,
+            on_invalid: OnInvalid,
+            out: Option<&Bound<'py, PyAny>>,
+            threads: Threads,
+        ) -> PyResult<Bound<'py, PyAny>> {
+            let keywords =
+                Keywords { given, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
+            score(py, $quantity, &[$((stringify!($arg), $arg)),+], None, $root, keywords)
+        }
+    };
+}
+
+quantity! {
+    /// Entropy of each row, ``-sum(p * ln(p))``, in nats.
+    ///
+    /// ``0 * ln(0)`` is 0. Evaluated with the largest class kept out of the sums, so that the tiny entropy of a confident
+    /// row is as exact as any other.
+    ///
+    /// Parameters
+    /// ----------
+    /// p : array_like
+    ///     Rows of C classes.
+    #[doc = keywords!()]
+    ///
+    /// References
+    /// ----------
+    /// Shannon, "A Mathematical Theory of Communication", 1948.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import kullback as kb
+    /// >>> print(kb.entropy([0.5, 0.5], base=2))
+    /// 1.0
+    /// >>> print(kb.entropy([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]).round(4))
+    /// [0.6931 0.    ]
+    entropy(p),
+    "(p, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    Quantity::Entropy, false
+}
+
+quantity! {
+    /// Cross entropy of each pair of rows, ``-sum(p * ln(q))``, in nats.
+    ///
+    /// A class with ``p = 0`` adds nothing; ``p > 0`` where ``q = 0`` makes it infinite. ``cross_entropy(p, p)`` equals
+    /// ``entropy(p)`` in every bit. For class labels see `nll`.
+    ///
+    /// Parameters
+    /// ----------
+    /// p, q : array_like
+    ///     Rows of C classes.
+    #[doc = keywords!()]
+    ///
+    /// References
+    /// ----------
+    /// Cover and Thomas, "Elements of Information Theory", 2006, chapter 5.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import kullback as kb
+    /// >>> print(kb.cross_entropy([0.5, 0.5], [0.25, 0.75]).round(4))
+    /// 0.837
+    cross_entropy(p, q),
+    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    Quantity::CrossEntropy, false
+}
+
+quantity! {
+    /// Kullback-Leibler divergence of each pair of rows, ``sum(p * ln(p / q))``, in nats.
+    ///
+    /// Never negative, and exactly 0 for equal rows: it is summed as terms none of which is negative, so that nothing
+    /// cancels. ``p > 0`` where ``q = 0`` makes it infinite.
+    ///
+    /// Parameters
+    /// ----------
+    /// p, q : array_like
+    ///     Rows of C classes.
+    #[doc = keywords!()]
+    ///
+    /// References
+    /// ----------
+    /// Kullback and Leibler, "On Information and Sufficiency", 1951.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import kullback as kb
+    /// >>> print(kb.kl_divergence([0.36, 0.48, 0.16], [1/3, 1/3, 1/3]).round(4))
+    /// 0.0853
+    /// >>> print(kb.kl_divergence([0.5, 0.5], [0.5, 0.5]))
+    /// 0.0
+    kl_divergence(p, q),
+    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    Quantity::Kl, false
+}
+
+quantity! {
+    /// Jensen-Shannon divergence of each pair of rows, in nats.
+    ///
+    /// ``(KL(p, m) + KL(q, m)) / 2`` with ``m = (p + q) / 2``: between 0 and ln 2, finite whatever the support, and symmetric
+    /// in every bit.
+    ///
+    /// Parameters
+    /// ----------
+    /// p, q : array_like
+    ///     Rows of C classes.
+    #[doc = keywords!()]
+    ///
+    /// References
+    /// ----------
+    /// Lin, "Divergence Measures Based on the Shannon Entropy", 1991.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import kullback as kb
+    /// >>> print(kb.js_divergence([1.0, 0.0], [0.0, 1.0], base=2))
+    /// 1.0
+    js_divergence(p, q),
+    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    Quantity::Js, false
+}
+
+quantity! {
+    /// Jensen-Shannon distance of each pair of rows: the square root of `js_divergence`, a metric.
+    ///
+    /// The base divides before the root is taken.
+    ///
+    /// Parameters
+    /// ----------
+    /// p, q : array_like
+    ///     Rows of C classes.
+    #[doc = keywords!()]
+    ///
+    /// References
+    /// ----------
+    /// Endres and Schindelin, "A New Metric for Probability Distributions", 2003.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import kullback as kb
+    /// >>> print(kb.js_distance([1.0, 0.0], [0.0, 1.0]).round(4))
+    /// 0.8326
+    js_distance(p, q),
+    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    Quantity::Js, true
+}
+
+/// Negative log-likelihood of a label under each row, ``-ln(q[label])``, in nats.
+///
+/// The exponential of its mean is the perplexity. Tiny values keep their digits: logits ``[20, 0]`` and label 0
+/// give 2.06e-9.
+///
+/// Parameters
+/// ----------
+/// q : array_like
+///     Rows of C classes.
+/// labels : array_like of int
+///     One class a row.
+/// ignore_index : int, optional
+///     The label of rows that do not count: they give NaN and stay out of reductions.
+#[doc = keywords!()]
+/// IndexError
+///     If a label is out of range: the message names row and label.
+///
+/// References
+/// ----------
+/// Jelinek et al., "Perplexity: a measure of the difficulty of speech recognition tasks", 1977.
+///
+/// Examples
+/// --------
+/// >>> import kullback as kb
+/// >>> print(kb.nll([[0.1, 0.9], [0.5, 0.5]], [1, 0]).round(4))
+/// [0.1054 0.6931]
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+#[pyo3(
+    signature = (q, labels, *, ignore_index=Ignore(None), given=Spaces([Given::Probs; 2], false), axis=Axis(-1),
+        keepdims=false, base=Base(None), temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None,
+        rows=None, on_invalid=OnInvalid(false), out=None, threads=Threads(None)),
+    text_signature = "(q, labels, *, ignore_index=None, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)"
+)]
+pub fn nll<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    labels: &Bound<'py, PyAny>,
+    ignore_index: Ignore,
+    given: Spaces,
+    axis: Axis,
+    keepdims: bool,
+    base: Base,
+    temperature: Temperature,
+    reduction: Reduction,
+    r#where: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
+    on_invalid: OnInvalid,
+    out: Option<&Bound<'py, PyAny>>,
+    threads: Threads,
+) -> PyResult<Bound<'py, PyAny>> {
+    let keywords = Keywords { given, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
+    score(py, Quantity::Nll, &[("q", q)], Some((labels, ignore_index.0)), false, keywords)
+}

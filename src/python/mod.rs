@@ -1,0 +1,123 @@
+//! The Python module `kullback._core`. Bindings only translate: parse, borrow, allocate, detach, call, return.
+
+mod array;
+mod compare;
+mod elementwise;
+mod exact_sum;
+mod information;
+mod options;
+
+use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::error::Error;
+use crate::{parallel, simd};
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> PyErr {
+        match error {
+            Error::Type(message) => PyTypeError::new_err(message),
+            Error::Value(message) => PyValueError::new_err(message),
+            Error::Index(message) => PyIndexError::new_err(message),
+            Error::Memory(message) => PyMemoryError::new_err(message),
+        }
+    }
+}
+
+/// Work of at least this many nanoseconds is done without holding the interpreter.
+const WORTH_DETACHING: f64 = 20_000.0;
+
+/// Runs `work`, which takes about `nanoseconds`, detached from the interpreter if that pays. A panic becomes an error.
+fn detached<T: Send>(
+    py: Python<'_>,
+    nanoseconds: f64,
+    work: impl FnOnce() -> crate::error::Result<T> + Send,
+) -> PyResult<T> {
+    let work = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    let result = if nanoseconds > WORTH_DETACHING { py.detach(work) } else { work() };
+    match result {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(PyRuntimeError::new_err("kullback failed: this is a bug, please report it with the call's shapes")),
+    }
+}
+
+/// Sets the number of threads that calls use by default.
+///
+/// Parameters
+/// ----------
+/// n : int
+///     At least 1.
+///
+/// Examples
+/// --------
+/// >>> import kullback as kb
+/// >>> kb.set_num_threads(2)
+/// >>> kb.get_num_threads()
+/// 2
+#[pyfunction]
+fn set_num_threads(n: options::Threads) -> PyResult<()> {
+    match n.0 {
+        Some(n) => parallel::set_num_threads(n),
+        None => return Err(PyTypeError::new_err("n must be an int >= 1, got None")),
+    }
+    Ok(())
+}
+
+/// The number of threads that calls use by default.
+///
+/// What `set_num_threads` was told, else the environment variables ``KULLBACK_NUM_THREADS``, ``RAYON_NUM_THREADS`` and
+/// ``OMP_NUM_THREADS``, else what the process may use.
+///
+/// Returns
+/// -------
+/// int
+///     At least 1.
+#[pyfunction]
+fn get_num_threads() -> usize {
+    parallel::num_threads()
+}
+
+/// The name of the instruction-set level in use.
+#[pyfunction]
+fn simd_level() -> &'static str {
+    simd::level_name()
+}
+
+/// The instruction-set levels this machine can run, best first.
+#[pyfunction]
+fn simd_levels() -> Vec<&'static str> {
+    simd::levels()
+}
+
+/// Forces an instruction-set level: results are the same in every bit, so this is for tests.
+#[pyfunction]
+fn set_simd_level(name: &str) -> PyResult<()> {
+    if simd::set_level(name) {
+        return Ok(());
+    }
+    Err(crate::error::unknown("name", name, &simd::levels()).into())
+}
+
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_function(wrap_pyfunction!(information::entropy, m)?)?;
+    m.add_function(wrap_pyfunction!(information::cross_entropy, m)?)?;
+    m.add_function(wrap_pyfunction!(information::kl_divergence, m)?)?;
+    m.add_function(wrap_pyfunction!(information::js_divergence, m)?)?;
+    m.add_function(wrap_pyfunction!(information::js_distance, m)?)?;
+    m.add_function(wrap_pyfunction!(information::nll, m)?)?;
+    m.add_function(wrap_pyfunction!(elementwise::softmax, m)?)?;
+    m.add_function(wrap_pyfunction!(elementwise::log_softmax, m)?)?;
+    m.add_function(wrap_pyfunction!(elementwise::kl_div, m)?)?;
+    m.add_function(wrap_pyfunction!(elementwise::soft_cross_entropy, m)?)?;
+    m.add_function(wrap_pyfunction!(compare::compare_columns, m)?)?;
+    m.add_class::<exact_sum::PyExactSum>()?;
+    m.add_class::<exact_sum::PyGroupSums>()?;
+    m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(get_num_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(simd_level, m)?)?;
+    m.add_function(wrap_pyfunction!(simd_levels, m)?)?;
+    m.add_function(wrap_pyfunction!(set_simd_level, m)?)?;
+    Ok(())
+}

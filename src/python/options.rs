@@ -1,0 +1,181 @@
+//! Keyword arguments: each type accepts what the option accepts and says so when something else comes.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyString, PyTuple};
+
+use crate::error::unknown;
+use crate::score::Given;
+
+type Obj<'a, 'py> = Borrowed<'a, 'py, PyAny>;
+
+fn type_name(obj: &Obj<'_, '_>) -> String {
+    if obj.is_none() {
+        return "None".into();
+    }
+    obj.get_type().name().map_or_else(|_| "another type".into(), |n| n.to_string())
+}
+
+fn integer(argument: &str, accepted: &str, obj: &Obj<'_, '_>) -> PyResult<isize> {
+    let error = || PyTypeError::new_err(format!("{argument} must be {accepted}, got {}", type_name(obj)));
+    if obj.is_instance_of::<PyBool>() || obj.is_instance_of::<PyString>() {
+        return Err(error());
+    }
+    obj.extract::<isize>().map_err(|_| error())
+}
+
+fn number(argument: &str, obj: &Obj<'_, '_>) -> PyResult<f64> {
+    let error = || PyTypeError::new_err(format!("{argument} must be a number, got {}", type_name(obj)));
+    if obj.is_instance_of::<PyBool>() || obj.is_instance_of::<PyString>() {
+        return Err(error());
+    }
+    obj.extract::<f64>().map_err(|_| error())
+}
+
+fn string(argument: &str, obj: &Obj<'_, '_>) -> PyResult<String> {
+    obj.extract::<String>()
+        .map_err(|_| PyTypeError::new_err(format!("{argument} must be a string, got {}", type_name(obj))))
+}
+
+/// `axis`: the axis along which a row lies.
+pub struct Axis(pub isize);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Axis {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        integer("axis", "one int (a row lies along one axis)", &obj).map(Axis)
+    }
+}
+
+/// `threads`: how many, or the package's setting.
+pub struct Threads(pub Option<usize>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Threads {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        if obj.is_none() {
+            return Ok(Threads(None));
+        }
+        match integer("threads", "None or an int >= 1", &obj)? {
+            n if n >= 1 => Ok(Threads(Some(n as usize))),
+            n => Err(PyValueError::new_err(format!("threads must be None or an int >= 1, got {n}"))),
+        }
+    }
+}
+
+impl Threads {
+    /// The number of threads.
+    pub fn get(&self) -> usize {
+        self.0.unwrap_or_else(crate::parallel::num_threads)
+    }
+}
+
+/// `base`: of the logarithms; none for nats.
+pub struct Base(pub Option<f64>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Base {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        if obj.is_none() {
+            return Ok(Base(None));
+        }
+        match number("base", &obj)? {
+            b if b > 0.0 && b != 1.0 && b.is_finite() => Ok(Base(Some(b))),
+            b => Err(PyValueError::new_err(format!("base must be None (nats) or a number > 0 other than 1, got {b}"))),
+        }
+    }
+}
+
+/// `given`: the spaces of the operands.
+pub struct Spaces(pub [Given; 2], pub bool);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        let one = |obj: &Obj<'_, 'py>| -> PyResult<Given> {
+            let name = string("given", obj)?;
+            let found = Given::NAMES.iter().find(|(n, _)| *n == name);
+            let names: Vec<&str> = Given::NAMES.iter().map(|(n, _)| *n).collect();
+            found.map(|(_, g)| *g).ok_or_else(|| unknown("given", &name, &names).into())
+        };
+        if let Ok(pair) = obj.cast::<PyTuple>() {
+            if pair.len() != 2 {
+                return Err(PyValueError::new_err(format!("given must be a name or a pair of names, got {} names", pair.len())));
+            }
+            let (p, q) = (pair.get_item(0)?, pair.get_item(1)?);
+            return Ok(Spaces([one(&p.as_borrowed())?, one(&q.as_borrowed())?], true));
+        }
+        one(&obj).map(|g| Spaces([g, g], false))
+    }
+}
+
+/// `temperature`: a number or a pair.
+pub struct Temperature(pub [f64; 2], pub bool);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Temperature {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        let one = |obj: &Obj<'_, 'py>| match number("temperature", obj)? {
+            t if t > 0.0 && t.is_finite() => Ok(t),
+            t => Err(PyValueError::new_err(format!("temperature must be a number > 0, got {t}"))),
+        };
+        if let Ok(pair) = obj.cast::<PyTuple>() {
+            if pair.len() != 2 {
+                return Err(PyValueError::new_err(format!("temperature must be a number or a pair, got {} numbers", pair.len())));
+            }
+            let (p, q) = (pair.get_item(0)?, pair.get_item(1)?);
+            return Ok(Temperature([one(&p.as_borrowed())?, one(&q.as_borrowed())?], true));
+        }
+        one(&obj).map(|t| Temperature([t, t], false))
+    }
+}
+
+/// `reduction`: what becomes of the rows' values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reduction {
+    /// A value a row.
+    None,
+    /// Their sum.
+    Sum,
+    /// Their mean.
+    Mean,
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Reduction {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        match string("reduction", &obj)?.as_str() {
+            "none" => Ok(Reduction::None),
+            "sum" => Ok(Reduction::Sum),
+            "mean" => Ok(Reduction::Mean),
+            other => Err(unknown("reduction", other, &["none", "sum", "mean"]).into()),
+        }
+    }
+}
+
+/// `on_invalid`: whether invalid rows become NaN.
+pub struct OnInvalid(pub bool);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for OnInvalid {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        match string("on_invalid", &obj)?.as_str() {
+            "raise" => Ok(OnInvalid(false)),
+            "nan" => Ok(OnInvalid(true)),
+            other => Err(unknown("on_invalid", other, &["raise", "nan"]).into()),
+        }
+    }
+}
+
+/// `ignore_index`: the label of rows that do not count.
+pub struct Ignore(pub Option<i64>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Ignore {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        if obj.is_none() {
+            return Ok(Ignore(None));
+        }
+        integer("ignore_index", "None or an int", &obj).map(|i| Ignore(Some(i as i64)))
+    }
+}

@@ -1,0 +1,120 @@
+//! Which measure a quantity is in each space: a new divergence adds one line to [`evaluate`].
+
+use crate::error::Result;
+use crate::math::Math;
+use crate::measure::{
+    CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed, EntropyLin, EntropyLog, JsLin, JsLog, KlLin, KlLog, LogSumExp,
+    Total as TotalMass,
+};
+use crate::reduce::Total;
+use crate::rows::{Dtype, Map};
+use crate::score::{Job, scale, score};
+
+/// What is asked of each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// H(p).
+    Entropy,
+    /// H(p, q).
+    CrossEntropy,
+    /// KL(p‖q).
+    Kl,
+    /// JS(p, q).
+    Js,
+    /// −ln q[label].
+    Nll,
+}
+
+/// Evaluates a quantity on all rows of a job.
+pub fn run(quantity: Quantity, outer: &Job) -> Result<Total> {
+    let job = outer.collapsed();
+    let narrow = |d: Dtype| matches!(d, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+    let far = |t: f64| !(1e-20..1e20).contains(&t);
+    let single = job.operands.iter().all(|x| narrow(x.dtype) && !far(x.temperature)) && !staged(quantity, &job);
+    if !single {
+        return double(quantity, &job, outer);
+    }
+    // What overflows in single precision is passed once more in double.
+    let rescue = |row: usize| one(quantity, &job, row, Map::Keep);
+    evaluate::<f32>(quantity, &job, outer, [Map::Keep; 2], &rescue)
+}
+
+/// A quantity in double precision, where masses whose sums overflow are passed once more, scaled.
+fn double(quantity: Quantity, job: &Job, outer: &Job) -> Result<Total> {
+    let rescue = |row: usize| one(quantity, job, row, Map::Divide(2f64.powi(512)));
+    evaluate::<f64>(quantity, job, outer, maps(quantity, job), &rescue)
+}
+
+/// The result of one row in double precision, in nats; NaN if it has none.
+fn one(quantity: Quantity, job: &Job, row: usize, map: Map) -> f64 {
+    let lead = crate::rows::Lead { shape: &job.lead };
+    let mut single = job.clone();
+    for x in &mut single.operands {
+        x.data = x.data.wrapping_offset(lead.offset(&x.lead, row));
+        x.lead.clear();
+    }
+    if let Some(mask) = &mut single.mask {
+        mask.data = mask.data.wrapping_offset(lead.offset(&mask.lead, row));
+        mask.lead.clear();
+    }
+    if let Some(labels) = &mut single.labels {
+        labels.data = labels.data.wrapping_offset(lead.offset(&labels.lead, row));
+        labels.lead.clear();
+    }
+    (single.rows, single.out, single.total, single.root) = (None, None, true, false);
+    (single.unit, single.threads, single.check_sums, single.invalid_is_nan) = (1.0, 1, false, true);
+    single.lead.clear();
+    let maps = if map == Map::Keep { maps(quantity, &single) } else { [map; 2] };
+    let total = evaluate::<f64>(quantity, &single, &single, maps, &|_| f64::NAN);
+    total.map_or(f64::NAN, |t| t.sum())
+}
+
+/// Whether the rows of a pair are in spaces that only meet as logarithms in double precision.
+fn staged(quantity: Quantity, job: &Job) -> bool {
+    let [p, q] = job.operands.as_slice() else { return false };
+    match (p.given.is_log(), q.given.is_log()) {
+        (false, false) => false,
+        (false, true) => quantity != Quantity::CrossEntropy,
+        (true, false) => true,
+        (true, true) => quantity != Quantity::CrossEntropy && p.temperature != q.temperature,
+    }
+}
+
+fn maps(quantity: Quantity, job: &Job) -> [Map; 2] {
+    let mut maps = [Map::Keep; 2];
+    if staged(quantity, job) {
+        for (map, x) in maps.iter_mut().zip(&job.operands) {
+            *map = match x.given.is_log() {
+                false => Map::Ln,
+                true if x.temperature != 1.0 => Map::Divide(x.temperature),
+                true => Map::Keep,
+            };
+        }
+    }
+    maps
+}
+
+type Rescue<'a> = &'a (dyn Fn(usize) -> f64 + Sync);
+
+/// The registry.
+fn evaluate<E: Math>(quantity: Quantity, job: &Job, outer: &Job, map: [Map; 2], rescue: Rescue<'_>) -> Result<Total> {
+    let staged = staged(quantity, job);
+    let log = |k: usize| staged || job.operands[k].given.is_log();
+    let t = |k: usize| scale::<E>(if staged { 1.0 } else { job.operands[k].temperature });
+    let single = [map[0]];
+    match (quantity, log(0), log(job.operands.len() - 1)) {
+        (Quantity::Entropy, false, _) => score::<E, _, _, _, _, _>(job, outer, EntropyLin, single, rescue),
+        (Quantity::Entropy, true, _) => score::<E, _, _, _, _, _>(job, outer, EntropyLog::<E>(t(0)?), single, rescue),
+        (Quantity::Nll, false, _) => score::<E, _, _, _, _, _>(job, outer, TotalMass, single, rescue),
+        (Quantity::Nll, true, _) => score::<E, _, _, _, _, _>(job, outer, LogSumExp::<E>(t(0)?), single, rescue),
+        (Quantity::CrossEntropy, false, false) => score::<E, _, _, _, _, _>(job, outer, CrossEntropyLin, map, rescue),
+        (Quantity::CrossEntropy, false, true) => {
+            score::<E, _, _, _, _, _>(job, outer, CrossEntropyMixed::<E, false>(t(1)?), map, rescue)
+        }
+        (Quantity::CrossEntropy, true, _) => score::<E, _, _, _, _, _>(job, outer, CrossEntropyLog::<E>(t(0)?, t(1)?), map, rescue),
+        (Quantity::Kl, false, _) => score::<E, _, _, _, _, _>(job, outer, KlLin, map, rescue),
+        (Quantity::Kl, true, _) => score::<E, _, _, _, _, _>(job, outer, KlLog::<E>(t(0)?), map, rescue),
+        (Quantity::Js, false, _) => score::<E, _, _, _, _, _>(job, outer, JsLin, map, rescue),
+        (Quantity::Js, true, _) => score::<E, _, _, _, _, _>(job, outer, JsLog::<E>(t(0)?), map, rescue),
+    }
+}

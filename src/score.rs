@@ -1,0 +1,568 @@
+//! A call from beginning to end: operands to elements, rows to chunks, results checked, converted and stored.
+
+use std::sync::Mutex;
+
+use crate::error::{Error, Flaw, Result, invalid_rows, label_out_of_range};
+use crate::math::{Math, wide};
+use crate::measure::Scale;
+use crate::parallel;
+use crate::reduce::Total;
+use crate::rows::{BATCH, Batch, Dtype, Input, Lead, Map, Mask, Measure, Rows, evaluate};
+use crate::simd::{Level, SimdBase, W, dispatch, level};
+
+/// How a row is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// Masses that sum to 1.
+    Probs,
+    /// Masses.
+    Counts,
+    /// Logarithms of masses that sum to 1.
+    LogProbs,
+    /// Logarithms of masses.
+    Logits,
+}
+
+impl Given {
+    /// All of them by name.
+    pub const NAMES: [(&'static str, Given); 4] = [
+        ("probs", Given::Probs),
+        ("counts", Given::Counts),
+        ("log_probs", Given::LogProbs),
+        ("logits", Given::Logits),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, g)| *g == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether elements are logarithms.
+    pub fn is_log(self) -> bool {
+        matches!(self, Given::LogProbs | Given::Logits)
+    }
+
+    /// Whether rows must be normalised.
+    fn is_normalised(self) -> bool {
+        matches!(self, Given::Probs | Given::LogProbs)
+    }
+}
+
+/// Memory of one byte an element.
+#[derive(Clone, Debug)]
+pub struct Bytes {
+    /// The first byte.
+    pub data: *const u8,
+    /// Bytes from class to class; 0 where there is no class axis.
+    pub class_stride: isize,
+    /// Bytes from row to row along each leading axis.
+    pub lead: Vec<isize>,
+}
+
+/// One input of a call.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    /// What messages call it.
+    pub name: &'static str,
+    /// The first element.
+    pub data: *const u8,
+    /// How elements are stored.
+    pub dtype: Dtype,
+    /// Whether in the other byte order.
+    pub swapped: bool,
+    /// Bytes from class to class.
+    pub class_stride: isize,
+    /// Bytes from row to row along each leading axis.
+    pub lead: Vec<isize>,
+    /// The space of its rows.
+    pub given: Given,
+    /// What its logarithms are divided by.
+    pub temperature: f64,
+}
+
+/// The labels of the rows.
+#[derive(Clone, Debug)]
+pub struct Labels {
+    /// The first label.
+    pub data: *const u8,
+    /// An integer dtype.
+    pub dtype: Dtype,
+    /// Whether in the other byte order.
+    pub swapped: bool,
+    /// Bytes from row to row along each leading axis.
+    pub lead: Vec<isize>,
+    /// The label of rows that do not count.
+    pub ignore: Option<i64>,
+}
+
+/// Where results go.
+#[derive(Clone, Debug)]
+pub struct Out {
+    /// The first result.
+    pub data: *mut u8,
+    /// Whether results are `f32` (else `f64`).
+    pub single: bool,
+    /// Bytes from row to row along each leading axis.
+    pub lead: Vec<isize>,
+}
+
+/// Everything a call is about.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The inputs: one or two.
+    pub operands: Vec<Operand>,
+    /// Lengths of the leading axes.
+    pub lead: Vec<usize>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Which classes count.
+    pub mask: Option<Bytes>,
+    /// Which rows count.
+    pub rows: Option<Bytes>,
+    /// The labels.
+    pub labels: Option<Labels>,
+    /// What results are divided by.
+    pub unit: f64,
+    /// The largest result there can be, before the unit.
+    pub most: f64,
+    /// Whether the root is taken at last.
+    pub root: bool,
+    /// Whether invalid rows become NaN (else an error).
+    pub invalid_is_nan: bool,
+    /// Whether rows must be normalised where their space says so.
+    pub check_sums: bool,
+    /// Threads.
+    pub threads: usize,
+    /// Where results go; `None` where only the total is wanted.
+    pub out: Option<Out>,
+    /// Whether a total is wanted.
+    pub total: bool,
+}
+
+// SAFETY: the pointers are read (and `out` written, each result once) by the threads of one call, during which the
+// caller keeps the arrays alive.
+unsafe impl Sync for Job {}
+
+/// What became of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// A distribution.
+    Right,
+    /// Holds a NaN, or has no mass: the result is NaN.
+    Nothing,
+    /// Not of its space: which operand, and why.
+    Wrong(usize, Flaw),
+}
+
+impl Job {
+    /// The job with adjacent leading axes merged where every operand allows it, and axes of length 1 dropped.
+    pub fn collapsed(&self) -> Job {
+        let mut job = self.clone();
+        let mut all: Vec<&mut Vec<isize>> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
+        all.extend(job.mask.iter_mut().map(|x| &mut x.lead));
+        all.extend(job.rows.iter_mut().map(|x| &mut x.lead));
+        all.extend(job.labels.iter_mut().map(|x| &mut x.lead));
+        all.extend(job.out.iter_mut().map(|x| &mut x.lead));
+        collapse(&mut job.lead, &mut all);
+        job
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.lead.iter().product()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The largest distance of a row sum from 1 that is accepted: storage rounds every element.
+    pub fn tolerance(dtype: Dtype) -> f64 {
+        dtype.epsilon().sqrt().max(1e-3)
+    }
+
+    /// A row number as the caller counts rows.
+    pub fn row_name(&self, row: usize) -> String {
+        let shape: Vec<usize> = self.lead.clone();
+        if shape.len() < 2 {
+            return row.to_string();
+        }
+        let (mut rest, mut index) = (row, vec![0; shape.len()]);
+        for (i, n) in shape.iter().enumerate().rev() {
+            index[i] = rest % n;
+            rest /= n;
+        }
+        let index: Vec<String> = index.iter().map(usize::to_string).collect();
+        format!("({})", index.join(", "))
+    }
+
+    fn input(&self, k: usize, map: Map) -> Input<'_> {
+        let x = &self.operands[k];
+        let absent = if x.given.is_log() { f64::NEG_INFINITY } else { 0.0 };
+        let mask = |m: &'_ Bytes| -> (*const u8, isize) { (m.data, m.class_stride) };
+        Input {
+            data: x.data,
+            dtype: x.dtype,
+            swapped: x.swapped,
+            class_stride: x.class_stride,
+            lead: &x.lead,
+            mask: self.mask.as_ref().map(|m| {
+                let (data, class_stride) = mask(m);
+                Mask { data, class_stride, lead: &m.lead, absent }
+            }),
+            map,
+        }
+    }
+
+    /// The rows as `I` inputs of elements `E`.
+    pub fn inputs<E: Math, const I: usize>(&self, map: [Map; I]) -> Rows<'_, E, I> {
+        let inputs = std::array::from_fn(|k| self.input(k, map[k]));
+        // SAFETY: the binding derives shapes and strides from arrays that it keeps alive during the call.
+        unsafe { Rows::new(inputs, Lead { shape: &self.lead }, self.classes) }
+    }
+
+    /// Calls `see` with the rows of a range that count, up to [`BATCH`] at a time.
+    pub fn batches(&self, range: std::ops::Range<usize>, mut see: impl FnMut(&[usize])) {
+        let lead = Lead { shape: &self.lead };
+        let mut which = [0; BATCH];
+        let mut row = range.start;
+        while row < range.end {
+            let mut n = 0;
+            while n < BATCH && row < range.end {
+                which[n] = row;
+                n += usize::from(self.counts(&lead, row));
+                row += 1;
+            }
+            if n > 0 {
+                see(&which[..n]);
+            }
+        }
+    }
+
+    /// Whether a row counts.
+    #[inline]
+    fn counts(&self, lead: &Lead<'_>, row: usize) -> bool {
+        if let Some(rows) = &self.rows {
+            // SAFETY: the array has the shape of the leading axes.
+            if unsafe { rows.data.offset(lead.offset(&rows.lead, row)).read() } == 0 {
+                return false;
+            }
+        }
+        match &self.labels {
+            Some(labels) if labels.ignore.is_some() => Some(labels.get(lead, row)) != labels.ignore.map(i128::from),
+            _ => true,
+        }
+    }
+
+    /// Looks at every element of a row: slow, for rows whose result is NaN or whose sum is off.
+    pub fn inspect(&self, row: usize) -> Verdict {
+        let mut verdict = Verdict::Right;
+        for (k, x) in self.operands.iter().enumerate() {
+            let (log, mut flaw, mut sum, mut largest) = (x.given.is_log(), None, 0.0, f64::NEG_INFINITY);
+            let mut nan = false;
+            self.elements(k, row, |column, value| {
+                nan |= value.is_nan();
+                let right = if log { value < f64::INFINITY } else { (0.0..f64::INFINITY).contains(&value) };
+                if !right && flaw.is_none() {
+                    flaw = Some(Flaw::Element { column, value });
+                }
+                largest = value.max(largest);
+                sum += value;
+            });
+            let empty = if log { largest == f64::NEG_INFINITY } else { largest <= 0.0 };
+            if nan || (empty && flaw.is_none()) {
+                return Verdict::Nothing;
+            }
+            if log {
+                let mut exps = 0.0;
+                self.elements(k, row, |_, value| exps += ((value - largest) / x.temperature).exp());
+                sum = largest / x.temperature + exps.ln();
+            }
+            if flaw.is_none() && self.check_sums && x.given.is_normalised() {
+                let off = if log { sum } else { sum - 1.0 };
+                if off.abs() > Self::tolerance(x.dtype) {
+                    flaw = Some(if log { Flaw::LogSum(sum) } else { Flaw::Sum(sum) });
+                }
+            }
+            if let (Verdict::Right, Some(flaw)) = (verdict, flaw) {
+                verdict = Verdict::Wrong(k, flaw);
+            }
+        }
+        verdict
+    }
+
+    /// One element of a row as it is stored; no mass where it is excluded.
+    pub fn class(&self, k: usize, row: usize, column: usize) -> f64 {
+        let lead = Lead { shape: &self.lead };
+        let input = self.input(k, Map::Keep);
+        if let Some(m) = input.mask {
+            let at = lead.offset(m.lead, row) + column as isize * m.class_stride;
+            // SAFETY: the mask has a byte for every class of every row.
+            if unsafe { m.data.offset(at).read() } == 0 {
+                return m.absent;
+            }
+        }
+        // SAFETY: the operand has this class of this row.
+        unsafe { input.element(lead.offset(input.lead, row), column) }
+    }
+
+    /// The elements of a row of one operand as they are stored; excluded classes left out.
+    pub fn elements(&self, k: usize, row: usize, mut see: impl FnMut(usize, f64)) {
+        let lead = Lead { shape: &self.lead };
+        let input = self.input(k, Map::Keep);
+        let at = lead.offset(input.lead, row);
+        let mask = input.mask.map(|m| (m, lead.offset(m.lead, row)));
+        for column in 0..self.classes {
+            if let Some((m, at)) = mask {
+                // SAFETY: the mask has a byte for every class of every row.
+                if unsafe { m.data.offset(at + column as isize * m.class_stride).read() } == 0 {
+                    continue;
+                }
+            }
+            // SAFETY: the operand has this class of this row.
+            see(column, unsafe { input.element(at, column) });
+        }
+    }
+}
+
+impl Labels {
+    /// The label of a row.
+    #[inline]
+    pub fn get(&self, lead: &Lead<'_>, row: usize) -> i128 {
+        let at = self.data.wrapping_offset(lead.offset(&self.lead, row));
+        // SAFETY: the array has the shape of the leading axes.
+        unsafe { self.dtype.integer(at, self.swapped) }
+    }
+}
+
+/// Merges adjacent axes where all strides allow it, and drops axes of length 1.
+pub fn collapse(shape: &mut Vec<usize>, strides: &mut [&mut Vec<isize>]) {
+    let mut axis = 0;
+    while axis < shape.len() {
+        if shape[axis] == 1 {
+            shape.remove(axis);
+            for s in strides.iter_mut() {
+                s.remove(axis);
+            }
+        } else if axis > 0 && strides.iter().all(|s| s[axis - 1] == s[axis] * shape[axis] as isize) {
+            shape[axis] *= shape[axis - 1];
+            shape.remove(axis - 1);
+            for s in strides.iter_mut() {
+                s.remove(axis - 1);
+            }
+        } else {
+            axis += 1;
+        }
+    }
+}
+
+/// The rows found invalid so far: the lowest, and how many.
+#[derive(Default)]
+pub struct Invalid {
+    lowest: Option<(usize, usize, Flaw)>,
+    count: usize,
+    label: Option<(usize, i128)>,
+}
+
+impl Invalid {
+    /// Notes an invalid row.
+    pub fn push(&mut self, row: usize, operand: usize, flaw: Flaw) {
+        self.count += 1;
+        if self.lowest.is_none_or(|(lowest, ..)| row < lowest) {
+            self.lowest = Some((row, operand, flaw));
+        }
+    }
+
+    /// Notes a label out of range.
+    pub fn push_label(&mut self, row: usize, label: i128) {
+        if self.label.is_none_or(|(lowest, _)| row < lowest) {
+            self.label = Some((row, label));
+        }
+    }
+
+    /// The error they make.
+    pub fn check(&self, job: &Job) -> Result<()> {
+        if let Some((row, label)) = self.label {
+            return Err(label_out_of_range(label, &job.row_name(row), job.classes));
+        }
+        match self.lowest {
+            Some((row, operand, flaw)) => {
+                let x = &job.operands[operand];
+                let tolerance = Job::tolerance(x.dtype);
+                Err(invalid_rows(x.name, x.given.name(), &job.row_name(row), flaw, tolerance, self.count))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Evaluates a measure on the rows of a job. `outer` is the job as the caller counts rows.
+pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
+    job: &Job,
+    outer: &Job,
+    m: M,
+    map: [Map; I],
+    rescue: &(dyn Fn(usize) -> f64 + Sync),
+) -> Result<Total> {
+    let rows = job.inputs::<E, I>(map);
+    let level = level();
+    let work = nanoseconds_a_row(job.classes, I);
+    let size = parallel::chunk_rows(work, BATCH);
+    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
+    let invalid = Mutex::new(Invalid::default());
+    let totals = Mutex::new(vec![Total::default(); if job.total { job.len().div_ceil(size) } else { 0 }]);
+    if let (Some(out), true) = (&job.out, job.rows.is_some() || job.labels.as_ref().is_some_and(|l| l.ignore.is_some())) {
+        (0..job.len()).for_each(|row| store(job, out, row, f64::NAN));
+    }
+    parallel::chunks(job.len(), size, threads, |chunk, range| {
+        let mut total = Total::default();
+        job.batches(range, |which| {
+            evaluate::<E, M, I, R, K, O>(level, m, &rows, which, &mut |batch| {
+                let value = settle(job, level, &batch, rescue, &invalid);
+                for (row, value) in which.iter().zip(value) {
+                    if let Some(out) = &job.out {
+                        store(job, out, *row, value);
+                    }
+                    if job.total {
+                        total.push(value);
+                    }
+                }
+            });
+        });
+        if job.total {
+            totals.lock().unwrap_or_else(|e| e.into_inner())[chunk] = total;
+        }
+    });
+    invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(outer)?;
+    let mut all = Total::default();
+    totals.into_inner().unwrap_or_else(|e| e.into_inner()).into_iter().for_each(|t| all.merge(t));
+    Ok(all)
+}
+
+/// What a row takes on one thread, to decide about threads and chunks: the slowest kernels take about 1 ns an element.
+pub fn nanoseconds_a_row(classes: usize, inputs: usize) -> f64 {
+    10.0 + 0.5 * (classes * inputs) as f64
+}
+
+/// The results of a batch in the caller's units; rows that are not distributions are noted.
+fn settle<const I: usize, const O: usize>(
+    job: &Job,
+    level: Level,
+    batch: &Batch<'_, I, O>,
+    rescue: &dyn Fn(usize) -> f64,
+    invalid: &Mutex<Invalid>,
+) -> [f64; BATCH] {
+    let mut value = [0.0; BATCH];
+    let n = batch.rows.len();
+    value[..n].copy_from_slice(batch.value[0]);
+    let mut suspect = value[..n].iter().any(|v| v.is_nan());
+    for (k, x) in job.operands.iter().enumerate() {
+        if job.check_sums && x.given.is_normalised() {
+            let (expected, tolerance) = (if x.given.is_log() { 0.0 } else { 1.0 }, Job::tolerance(x.dtype));
+            // Rounding of the sum itself must not decide.
+            suspect |= batch.mass[k].iter().any(|m| !((m - expected).abs() <= tolerance * (1.0 - 1e-6)));
+        }
+    }
+    let mut rescued = [false; BATCH];
+    if suspect {
+        for (k, row) in batch.rows.iter().enumerate() {
+            match job.inspect(*row) {
+                Verdict::Right if value[k].is_nan() => {
+                    value[k] = rescue(*row);
+                    rescued[k] = true;
+                }
+                Verdict::Right => {}
+                Verdict::Nothing => value[k] = f64::NAN,
+                Verdict::Wrong(operand, flaw) => {
+                    value[k] = f64::NAN;
+                    if !job.invalid_is_nan {
+                        invalid.lock().unwrap_or_else(|e| e.into_inner()).push(*row, operand, flaw);
+                    }
+                }
+            }
+        }
+    }
+    if let Some(labels) = &job.labels {
+        let likelihoods = surprise(job, labels, level, batch, invalid);
+        for (k, value) in value[..n].iter_mut().enumerate() {
+            if !value.is_nan() && !rescued[k] {
+                *value = likelihoods[k];
+            }
+        }
+    }
+    for v in &mut value[..n] {
+        *v /= job.unit;
+        if job.root {
+            *v = v.sqrt();
+        }
+    }
+    value
+}
+
+/// −ln q[label] from the maximum of a row and what its (log-)sum exceeds it by.
+fn surprise<const I: usize, const O: usize>(
+    job: &Job,
+    labels: &Labels,
+    level: Level,
+    batch: &Batch<'_, I, O>,
+    invalid: &Mutex<Invalid>,
+) -> [f64; BATCH] {
+    let (lead, x) = (Lead { shape: &job.lead }, &job.operands[I - 1]);
+    let mut result = [0.0; BATCH];
+    for (k, row) in batch.rows.iter().enumerate() {
+        let label = labels.get(&lead, *row);
+        let Some(column) = usize::try_from(label).ok().filter(|c| *c < job.classes) else {
+            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(*row, label);
+            continue;
+        };
+        let (max, value) = (batch.value[O - 2][k], job.class(I - 1, *row, column));
+        result[k] = if x.given.is_log() { (max - value) / x.temperature } else { max / value };
+    }
+    if !x.given.is_log() {
+        ln_all(level, &mut result);
+    }
+    for (k, over) in batch.value[O - 1].iter().enumerate() {
+        result[k] += over;
+    }
+    result
+}
+
+/// The logarithms of a batch, in the same bits on every machine.
+pub fn ln_all(level: Level, values: &mut [f64; BATCH]) {
+    dispatch!(level, s => {
+        for chunk in values.as_chunks_mut::<8>().0 {
+            *chunk = wide::ln(s, W::load_array(s, *chunk)).to_array();
+        }
+    });
+}
+
+/// The logarithm of one number, in the same bits on every machine.
+pub fn ln(x: f64) -> f64 {
+    let mut values = [x; BATCH];
+    ln_all(level(), &mut values);
+    values[0]
+}
+
+/// Stores one result, rounded once, and never above the largest there can be.
+#[inline]
+fn store(job: &Job, out: &Out, row: usize, value: f64) {
+    let at = out.data.wrapping_offset(Lead { shape: &job.lead }.offset(&out.lead, row));
+    // SAFETY: the result array has the shape of the leading axes, and every row is stored by one thread only.
+    unsafe {
+        if out.single {
+            let most = if job.root { (job.most / job.unit).sqrt() } else { job.most / job.unit };
+            let rounded = value as f32;
+            let rounded = if f64::from(rounded) > most { rounded.next_down() } else { rounded };
+            at.cast::<f32>().write_unaligned(rounded);
+        } else {
+            at.cast::<f64>().write_unaligned(value);
+        }
+    }
+}
+
+/// The scale of an operand's temperature, or the error that says what is accepted.
+pub fn scale<E: Math>(temperature: f64) -> Result<Scale<E>> {
+    Scale::new(temperature)
+        .ok_or_else(|| Error::Value(format!("temperature must be a number > 0 between 1e-290 and 1e290, got {temperature}")))
+}

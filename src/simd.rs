@@ -1,0 +1,361 @@
+//! The one door into vector code: element types, their 64-byte logical vectors, levels and dispatch.
+//!
+//! Every level computes on the same logical vector (16 lanes of `f32`, 8 of `f64`) with correctly fused
+//! multiply-add, so that the order of summation, and with it every bit of a result, does not depend on the machine.
+//! The portable level of x86-64 is SSE2 with a multiply-add in software; other SSE levels would only add to the size.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+pub use fearless_simd::prelude::*;
+pub use fearless_simd::{Level, Simd, f32x16, f64x8, i32x16, i64x8, prelude, u64x8};
+
+/// 8 lanes of `f64`: what sums, frames and results of 8 rows are kept in, whatever the element.
+pub type W<S> = f64x8<S>;
+/// The logical vector of an element.
+pub type V<S, E> = <E as Element>::V<S>;
+/// A choice per lane of `V`.
+pub type M<S, E> = <V<S, E> as SimdBase<S>>::Mask;
+
+/// `a·b + c`, rounded once on every level.
+#[inline(always)]
+pub fn fma<S: Simd, T: SimdFloat<S>>(a: T, b: T, c: T) -> T {
+    match a.token().level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(_) | Level::Avx2(_) => a.mul_add(b, c),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon(_) => a.mul_add(b, c),
+        _ => fma_portable(a, b, c),
+    }
+}
+
+/// One call a vector: inlined, hundreds of instructions a product would be most of what is compiled.
+#[inline(never)]
+fn fma_portable<S: Simd, T: SimdFloat<S>>(a: T, b: T, c: T) -> T {
+    a.mul_add_precise(b, c)
+}
+
+/// `a + b` exactly, as a rounded sum and its error.
+#[inline(always)]
+pub fn two_sum<S: Simd, T: SimdFloat<S>>(a: T, b: T) -> (T, T) {
+    let h = a + b;
+    let t = h - a;
+    (h, (a - (h - t)) + (b - t))
+}
+
+/// `a − b` exactly, as a rounded difference and its error.
+#[inline(always)]
+pub fn two_diff<S: Simd, T: SimdFloat<S>>(a: T, b: T) -> (T, T) {
+    let h = a - b;
+    let t = h - a;
+    (h, (a - (h - t)) - (b + t))
+}
+
+/// `f32` or `f64`: an element of the compiled kernels. Every other dtype is widened to one of them while it is read.
+pub trait Element: SimdFloatElement + PartialOrd + Send + Sync + 'static {
+    /// Lanes of the logical vector.
+    const LANES: usize;
+    /// Smallest positive normal number.
+    const TINY: Self;
+    /// Bounds within which neither a ratio nor a sum of a chain of such numbers leaves the normal range.
+    const RATIOS: (Self, Self);
+    /// 0.
+    const ZERO: Self;
+    /// ∞.
+    const INFINITY: Self;
+    /// The canonical NaN.
+    const NAN: Self;
+    /// −∞: no mass in a row of logarithms.
+    const NEG_INFINITY: Self;
+    /// The logical vector.
+    type V<S: Simd>: SimdFloat<S, Element = Self>;
+    /// Wide accumulators, one a lane: `f64` for `f32`, double-double for `f64`.
+    type Acc<S: Simd>: Copy;
+
+    /// The element nearest to an `f64`.
+    fn from_f64(x: f64) -> Self;
+    /// Exactly this value as `f64`.
+    fn to_f64(self) -> f64;
+    /// All lanes as `f64`: 8 lanes, then the other 8 of an `f32` vector (an `f64` vector repeats its own).
+    fn widen<S: Simd>(v: Self::V<S>) -> [W<S>; 2];
+    /// The same lanes rounded to the element's precision.
+    #[inline(always)]
+    fn head<S: Simd>(w: W<S>) -> W<S> {
+        Self::widen(Self::narrow([w, w]))[0]
+    }
+    /// The vector nearest to 16 (`f32`) or the first 8 (`f64`) lanes.
+    fn narrow<S: Simd>(w: [W<S>; 2]) -> Self::V<S>;
+    /// Accumulators at zero.
+    fn acc_zero<S: Simd>(s: S) -> Self::Acc<S>;
+    /// Adds one vector, exactly or with its rounding error kept.
+    fn acc_add<S: Simd>(acc: Self::Acc<S>, v: Self::V<S>) -> Self::Acc<S>;
+    /// Adds lane to lane.
+    fn acc_join<S: Simd>(a: Self::Acc<S>, b: Self::Acc<S>) -> Self::Acc<S>;
+    /// All lanes on the tree 8-4-2-1 as head and tail.
+    fn acc_fold<S: Simd>(acc: Self::Acc<S>) -> (f64, f64);
+    /// The accumulators as sums of 8 rows, twice.
+    fn acc_rows<S: Simd>(s: S, acc: Self::Acc<S>) -> [Sum<S>; 2];
+}
+
+/// Sums of 8 rows, each a head and a much smaller tail.
+#[derive(Clone, Copy)]
+pub struct Sum<S: Simd> {
+    /// The rounded sum.
+    pub hi: W<S>,
+    /// What rounding left; meaningless where `hi` is not finite.
+    pub lo: W<S>,
+}
+
+impl<S: Simd> Sum<S> {
+    /// Sums without a tail.
+    #[inline(always)]
+    pub fn new(s: S, hi: W<S>) -> Self {
+        Sum { hi, lo: W::splat(s, 0.0) }
+    }
+
+    /// The sums rounded to `f64`.
+    #[inline(always)]
+    pub fn value(self, s: S) -> W<S> {
+        let finite = self.hi.abs().simd_lt(W::splat(s, f64::INFINITY));
+        finite.select(self.hi + self.lo, self.hi)
+    }
+
+    /// Adds sums of the same rows.
+    #[inline(always)]
+    pub fn add(self, b: Self) -> Self {
+        let (hi, e) = two_sum(self.hi, b.hi);
+        Sum { hi, lo: e + (self.lo + b.lo) }
+    }
+
+    /// Multiplies by one factor a row; an infinite sum stays what it is.
+    #[inline(always)]
+    pub fn mul(self, w: W<S>) -> Self {
+        let finite = self.hi.abs().simd_lt(f64::INFINITY);
+        let hi = self.hi * w;
+        let e = fma(self.hi, w, -hi);
+        Sum { hi: finite.select(hi, self.hi), lo: fma(self.lo, w, e) }
+    }
+}
+
+#[inline(always)]
+fn fold8(a: [f64; 8]) -> f64 {
+    let b = [a[0] + a[4], a[1] + a[5], a[2] + a[6], a[3] + a[7]];
+    (b[0] + b[2]) + (b[1] + b[3])
+}
+
+#[inline(always)]
+fn join2(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
+    let h = a.0 + b.0;
+    let t = h - a.0;
+    let e = (a.0 - (h - t)) + (b.0 - t);
+    (h, e + (a.1 + b.1))
+}
+
+impl Element for f32 {
+    const LANES: usize = 16;
+    const TINY: f32 = f32::MIN_POSITIVE;
+    const RATIOS: (f32, f32) = (1.2e-38, 8e37);
+    const ZERO: f32 = 0.0;
+    const INFINITY: f32 = f32::INFINITY;
+    const NAN: f32 = f32::NAN;
+    const NEG_INFINITY: f32 = f32::NEG_INFINITY;
+    type V<S: Simd> = f32x16<S>;
+    type Acc<S: Simd> = [W<S>; 2];
+
+    #[inline(always)]
+    fn from_f64(x: f64) -> f32 {
+        x as f32
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+    #[inline(always)]
+    fn widen<S: Simd>(v: f32x16<S>) -> [W<S>; 2] {
+        let (lo, hi) = v.widen();
+        [lo, hi]
+    }
+    #[inline(always)]
+    fn narrow<S: Simd>(w: [W<S>; 2]) -> f32x16<S> {
+        w[0].narrow(w[1])
+    }
+    #[inline(always)]
+    fn acc_zero<S: Simd>(s: S) -> [W<S>; 2] {
+        [W::splat(s, 0.0); 2]
+    }
+    #[inline(always)]
+    fn acc_add<S: Simd>(acc: [W<S>; 2], v: f32x16<S>) -> [W<S>; 2] {
+        let (lo, hi) = v.widen();
+        [acc[0] + lo, acc[1] + hi]
+    }
+    #[inline(always)]
+    fn acc_join<S: Simd>(a: [W<S>; 2], b: [W<S>; 2]) -> [W<S>; 2] {
+        [a[0] + b[0], a[1] + b[1]]
+    }
+    #[inline(always)]
+    fn acc_fold<S: Simd>(acc: [W<S>; 2]) -> (f64, f64) {
+        (fold8((acc[0] + acc[1]).to_array()), 0.0)
+    }
+    #[inline(always)]
+    fn acc_rows<S: Simd>(s: S, acc: [W<S>; 2]) -> [Sum<S>; 2] {
+        [Sum::new(s, acc[0]), Sum::new(s, acc[1])]
+    }
+}
+
+impl Element for f64 {
+    const LANES: usize = 8;
+    const TINY: f64 = f64::MIN_POSITIVE;
+    const RATIOS: (f64, f64) = (2.3e-308, 4e307);
+    const ZERO: f64 = 0.0;
+    const INFINITY: f64 = f64::INFINITY;
+    const NAN: f64 = f64::NAN;
+    const NEG_INFINITY: f64 = f64::NEG_INFINITY;
+    type V<S: Simd> = f64x8<S>;
+    type Acc<S: Simd> = Sum<S>;
+
+    #[inline(always)]
+    fn from_f64(x: f64) -> f64 {
+        x
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn widen<S: Simd>(v: f64x8<S>) -> [W<S>; 2] {
+        [v, v]
+    }
+    #[inline(always)]
+    fn narrow<S: Simd>(w: [W<S>; 2]) -> f64x8<S> {
+        w[0]
+    }
+    #[inline(always)]
+    fn acc_zero<S: Simd>(s: S) -> Sum<S> {
+        Sum::new(s, W::splat(s, 0.0))
+    }
+    #[inline(always)]
+    fn acc_add<S: Simd>(acc: Sum<S>, v: f64x8<S>) -> Sum<S> {
+        let (hi, e) = two_sum(acc.hi, v);
+        Sum { hi, lo: acc.lo + e }
+    }
+    #[inline(always)]
+    fn acc_join<S: Simd>(a: Sum<S>, b: Sum<S>) -> Sum<S> {
+        a.add(b)
+    }
+    #[inline(always)]
+    fn acc_fold<S: Simd>(acc: Sum<S>) -> (f64, f64) {
+        let (hi, lo) = (acc.hi.to_array(), acc.lo.to_array());
+        let lane = |i: usize| (hi[i], lo[i]);
+        let four = |i: usize| join2(lane(i), lane(i + 4));
+        join2(join2(four(0), four(2)), join2(four(1), four(3)))
+    }
+    #[inline(always)]
+    fn acc_rows<S: Simd>(_: S, acc: Sum<S>) -> [Sum<S>; 2] {
+        [acc, acc]
+    }
+}
+
+/// Loads one vector from memory that need not be aligned.
+///
+/// # Safety
+/// `E::LANES` elements must be readable at `at`.
+#[inline(always)]
+pub unsafe fn load<S: Simd, E: Element>(s: S, at: *const E) -> V<S, E> {
+    // SAFETY: the caller vouches for the bytes, and an array of floats has no invalid bit patterns. Read by value
+    // through a raw pointer: Python may write to this memory meanwhile, so no reference to it is formed.
+    let array = unsafe { at.cast::<<V<S, E> as SimdBase<S>>::Array>().read_unaligned() };
+    V::<S, E>::load_array(s, array)
+}
+
+/// Asks for the cache line at `at`, which may be any address.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it neither reads nor faults, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Names of the levels, best first.
+const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "portable"];
+/// Index into `NAMES` of the level in force, plus one; 0 until first asked for.
+static FORCED: AtomicU8 = AtomicU8::new(0);
+
+fn by_name(name: &str) -> Option<Level> {
+    let best = Level::new();
+    match name {
+        #[cfg(target_arch = "x86_64")]
+        "avx512" => best.as_avx512().map(Level::Avx512),
+        #[cfg(target_arch = "x86_64")]
+        "avx2" => best.as_avx2().map(Level::Avx2),
+        #[cfg(target_arch = "aarch64")]
+        "neon" => best.as_neon().map(Level::Neon),
+        #[cfg(target_arch = "x86_64")]
+        "portable" => best.as_sse2().map(Level::Sse2),
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        "portable" => Some(Level::fallback()),
+        _ => {
+            let _ = best;
+            None
+        }
+    }
+}
+
+/// The levels this machine can run, best first.
+pub fn levels() -> Vec<&'static str> {
+    NAMES.into_iter().filter(|name| by_name(name).is_some()).collect()
+}
+
+/// Forces a level; `false` if this machine cannot run it.
+pub fn set_level(name: &str) -> bool {
+    match NAMES.iter().position(|n| *n == name) {
+        Some(i) if by_name(name).is_some() => {
+            FORCED.store(i as u8 + 1, Ordering::Relaxed);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The name of the level in force: the best one, or what the environment variable `KULLBACK_SIMD` names.
+pub fn level_name() -> &'static str {
+    match FORCED.load(Ordering::Relaxed) {
+        0 => {
+            let wish = std::env::var("KULLBACK_SIMD").unwrap_or_default();
+            if !set_level(&wish) {
+                set_level(levels()[0]);
+            }
+            level_name()
+        }
+        i => NAMES[i as usize - 1],
+    }
+}
+
+/// The level in force.
+pub fn level() -> Level {
+    by_name(level_name()).unwrap_or_else(Level::new)
+}
+
+/// Runs an expression with the features of a level enabled. Closures of other threads do not inherit them: dispatch
+/// inside each chunk of work.
+macro_rules! dispatch {
+    ($level:expr, $s:ident => $body:expr) => {
+        match $level {
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Level::Avx512($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Level::Avx2($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            #[cfg(target_arch = "aarch64")]
+            $crate::simd::Level::Neon($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Level::Sse2($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+            $crate::simd::Level::Fallback($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            _ => unreachable!("`level` gives no other"),
+        }
+    };
+}
+pub(crate) use dispatch;
