@@ -72,7 +72,7 @@ def race(contenders: dict[str, Call], *, rounds: int | None, budget: float) -> R
     contenders
         Calls by name, in the order they run.
     rounds
-        Number of rounds; None: as many as fit in `budget` seconds, from 5 to 41.
+        Number of rounds; None: as many as fit in `budget` seconds, from 7 to 41.
     budget
         Seconds the race may take.
     """
@@ -81,7 +81,7 @@ def race(contenders: dict[str, Call], *, rounds: int | None, budget: float) -> R
     once = {name: clock(call) for name, call in contenders.items()}
     repeats = {name: max(1, min(MAX_REPEATS, int(SHORT_SECONDS / max(t, 1e-9)))) for name, t in once.items()}
     one_round = sum(once[name] * repeats[name] + SETTLE_SECONDS for name in contenders)
-    count = rounds if rounds is not None else max(5, min(41, int(budget / one_round)))
+    count = rounds if rounds is not None else max(7, min(41, int(budget / one_round)))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(count):
         for name, call in contenders.items():

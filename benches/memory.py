@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for classes in options.classes:
             free = shutil.disk_usage(folder).free / 1e9
-            need = options.gigabytes * (2 + 12 / classes)
+            need = options.gigabytes * (2 + 16 / classes)
             if free < need:
                 parser.error(f"{folder} has {free:.0f} GB free, {need:.0f} are needed: choose another --folder")
             outcomes.append(run(Path(folder), classes, options.gigabytes, options.sparse, options.threads, options.out))

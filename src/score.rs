@@ -227,6 +227,15 @@ impl Job {
         let lead = Lead { shape: &self.lead };
         let mut which = [0; BATCH];
         let mut row = range.start;
+        if self.all_count() {
+            while row < range.end {
+                let n = (range.end - row).min(BATCH);
+                which[..n].iter_mut().enumerate().for_each(|(k, which)| *which = row + k);
+                see(&which[..n]);
+                row += n;
+            }
+            return;
+        }
         while row < range.end {
             let mut n = 0;
             while n < BATCH && row < range.end {
@@ -238,6 +247,11 @@ impl Job {
                 see(&which[..n]);
             }
         }
+    }
+
+    /// Whether every row counts.
+    fn all_count(&self) -> bool {
+        self.rows.is_none() && self.labels.as_ref().is_none_or(|l| l.ignore.is_none())
     }
 
     /// Whether a row counts.
@@ -412,21 +426,20 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
     let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
     let invalid = Mutex::new(Invalid::default());
     let totals = Mutex::new(vec![Total::default(); if job.total { job.len().div_ceil(size) } else { 0 }]);
-    if let (Some(out), true) = (&job.out, job.rows.is_some() || job.labels.as_ref().is_some_and(|l| l.ignore.is_some())) {
-        (0..job.len()).for_each(|row| store(job, out, row, f64::NAN));
+    if let (Some(out), false) = (&job.out, job.all_count()) {
+        (0..job.len()).for_each(|row| store(job, out, &[row], &[f64::NAN]));
     }
     parallel::chunks(job.len(), size, threads, |chunk, range| {
         let mut total = Total::default();
         job.batches(range, |which| {
             evaluate::<E, M, I, R, K, O>(level, m, &rows, which, &mut |batch| {
                 let value = settle(job, level, &batch, rescue, &invalid);
-                for (row, value) in which.iter().zip(value) {
-                    if let Some(out) = &job.out {
-                        store(job, out, *row, value);
-                    }
-                    if job.total {
-                        total.push(value);
-                    }
+                let value = &value[..which.len()];
+                if let Some(out) = &job.out {
+                    store(job, out, which, value);
+                }
+                if job.total {
+                    value.iter().for_each(|v| total.push(*v));
                 }
             });
         });
@@ -491,11 +504,11 @@ fn settle<const I: usize, const O: usize>(
             }
         }
     }
-    for v in &mut value[..n] {
-        *v /= job.unit;
-        if job.root {
-            *v = v.sqrt();
-        }
+    if job.unit != 1.0 {
+        value[..n].iter_mut().for_each(|v| *v /= job.unit);
+    }
+    if job.root {
+        value[..n].iter_mut().for_each(|v| *v = v.sqrt());
     }
     value
 }
@@ -544,19 +557,40 @@ pub fn ln(x: f64) -> f64 {
     values[0]
 }
 
-/// Stores one result, rounded once, and never above the largest there can be.
-#[inline]
-fn store(job: &Job, out: &Out, row: usize, value: f64) {
-    let at = out.data.wrapping_offset(Lead { shape: &job.lead }.offset(&out.lead, row));
-    // SAFETY: the result array has the shape of the leading axes, and every row is stored by one thread only.
-    unsafe {
-        if out.single {
-            let most = if job.root { (job.most / job.unit).sqrt() } else { job.most / job.unit };
-            let rounded = value as f32;
-            let rounded = if f64::from(rounded) > most { rounded.next_down() } else { rounded };
-            at.cast::<f32>().write_unaligned(rounded);
-        } else {
-            at.cast::<f64>().write_unaligned(value);
+/// Stores results, rounded once, and never above the largest there can be.
+fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
+    let most = job.most / job.unit;
+    let most = if job.root { most.sqrt() } else { most };
+    let single = |value: f64| {
+        let rounded = value as f32;
+        if f64::from(rounded) > most { rounded.next_down() } else { rounded }
+    };
+    let lead = Lead { shape: &job.lead };
+    let size = if out.single { 4 } else { 8 };
+    let consecutive = rows[rows.len() - 1] - rows[0] == rows.len() - 1;
+    if consecutive && matches!(out.lead.as_slice(), [stride] if *stride == size) {
+        let to = out.data.wrapping_offset(rows[0] as isize * size);
+        for (k, value) in values.iter().enumerate() {
+            // SAFETY: these are the results of consecutive rows of a contiguous array, stored by one thread only.
+            unsafe {
+                if out.single {
+                    to.cast::<f32>().add(k).write_unaligned(single(*value));
+                } else {
+                    to.cast::<f64>().add(k).write_unaligned(*value);
+                }
+            }
+        }
+        return;
+    }
+    for (row, value) in rows.iter().zip(values) {
+        let at = out.data.wrapping_offset(lead.offset(&out.lead, *row));
+        // SAFETY: the result array has the shape of the leading axes, and every row is stored by one thread only.
+        unsafe {
+            if out.single {
+                at.cast::<f32>().write_unaligned(single(*value));
+            } else {
+                at.cast::<f64>().write_unaligned(*value);
+            }
         }
     }
 }

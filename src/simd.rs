@@ -4,6 +4,7 @@
 //! multiply-add, so that the order of summation, and with it every bit of a result, does not depend on the machine.
 //! The portable level of x86-64 is SSE2 with a multiply-add in software; other SSE levels would only add to the size.
 
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use fearless_simd::prelude::*;
@@ -48,6 +49,23 @@ pub fn two_diff<S: Simd, T: SimdFloat<S>>(a: T, b: T) -> (T, T) {
     let h = a - b;
     let t = h - a;
     (h, (a - (h - t)) - (b + t))
+}
+
+/// [`std::array::from_fn`] that is certain to be inlined: a call out of it would leave the level's features behind.
+#[inline(always)]
+pub fn array<T: Copy, const N: usize>(mut make: impl FnMut(usize) -> T) -> [T; N] {
+    let mut items = [const { MaybeUninit::<T>::uninit() }; N];
+    for (i, item) in items.iter_mut().enumerate() {
+        item.write(make(i));
+    }
+    // SAFETY: every item has been written, and `MaybeUninit` has the layout of what it holds.
+    unsafe { std::ptr::from_ref(&items).cast::<[T; N]>().read() }
+}
+
+/// `map` of an array, likewise.
+#[inline(always)]
+pub fn each<T: Copy, U: Copy, const N: usize>(items: [T; N], mut make: impl FnMut(T) -> U) -> [U; N] {
+    array(|i| make(items[i]))
 }
 
 /// `f32` or `f64`: an element of the compiled kernels. Every other dtype is widened to one of them while it is read.

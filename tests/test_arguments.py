@@ -32,7 +32,7 @@ def call(case: Case, space: str = "probs", **keywords: Any) -> Any:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_signatures(case: Case) -> None:
-    """Positional where the mathematics is, keywords otherwise, in the documented order, with the documented defaults."""
+    """Positional where the mathematics is, keywords otherwise, in the documented order and with those defaults."""
     parameters = inspect.signature(case.function).parameters
     positional = [n for n, x in parameters.items() if x.kind is not inspect.Parameter.KEYWORD_ONLY]
     assert positional == (["q", "labels"] if case.labels else list(case.arguments))
@@ -392,13 +392,25 @@ def test_out_overlaps_no_input(case: Case) -> None:
             assert [x.tobytes() for x in operands] == before
 
 
-def test_out_beside_an_input_is_no_overlap() -> None:
+def test_out_beside_an_input_is_refused_or_right() -> None:
+    """A column of the same block shares no element with the rows, but lies between them."""
     block = np.zeros((4, 10), np.float32)
     block[:, :9] = matrix(4, 9, "logits")
     for case in CASES:
         expected = case(block[:, :9].copy(), block[:, :9].copy(), labels=LABELS, given="logits")
-        case(block[:, :9], block[:, :9], labels=LABELS, given="logits", out=block[:, 9])
-        assert_same_bits(block[:, 9].copy(), expected)
+        try:
+            case(block[:, :9], block[:, :9], labels=LABELS, given="logits", out=block[:, 9])
+        except ValueError as error:
+            assert "out" in str(error)
+        else:
+            assert_same_bits(block[:, 9].copy(), expected)
+    behind = np.zeros(40, np.float32)
+    behind[:36] = matrix(4, 9, "logits").reshape(-1)
+    for case in CASES:
+        x = behind[:36].reshape(4, 9)
+        assert_same_bits(
+            case(x, x, labels=LABELS, given="logits", out=behind[36:]), case(x, x, labels=LABELS, given="logits")
+        )
 
 
 def test_out_that_steps_on_itself_is_refused() -> None:

@@ -93,19 +93,28 @@ def oracle_columns(base: np.ndarray, other: np.ndarray, labels: np.ndarray, give
 
 
 def assert_exact(both: kb.Comparison, expected: dict[str, np.ndarray], divergence: float, ulps: float) -> None:
-    """Hold columns to the targets of docs/numerics.md: relative for divergences, in units of the last place else."""
+    """Hold columns to the targets of docs/numerics.md: relative for divergences, in units of the last place else.
+
+    Both rows are normalised to `known`, measured as 2e-8 in f32 and 3e-15 in f64: tv is off by as much, and the other
+    divergences, flat where the rows are equal, by its square.
+    """
     dtype = both.kl.dtype
+    info = np.finfo(dtype)
+    known = 2.0**-25 if dtype == np.float32 else 2.0**-47
     for name, values in expected.items():
         if name.startswith("p_"):
             continue
         if name in ("kl", "kl_reverse", "js", "tv"):
-            allowed = divergence * np.maximum(np.abs(values), 1e-12)
+            allowed = divergence * np.abs(values) + (known if name == "tv" else known**2)
         else:
-            allowed = ulps * reference.ulp(values, dtype)
+            # A mass below the normal numbers is none: of a row as peaked as that, m·ln m is lost.
+            allowed = np.maximum(ulps * reference.ulp(values, dtype), 128 * info.smallest_normal)
         assert (np.abs(both[name] - values) <= allowed).all(), name
+    # A probability is the exponential of its logarithm, and as exact as that is in absolute terms.
     larger = np.maximum(expected["p_base"], expected["p_other"])
     wanted = expected["p_other"] - expected["p_base"]
-    assert (np.abs(both.delta_p - wanted) <= ulps * reference.ulp(larger, dtype)).all()
+    allowed = 2 * info.eps * larger * (1 - np.log(np.maximum(larger, info.tiny)))
+    assert (np.abs(both.delta_p - wanted) <= allowed).all(), "delta_p"
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -194,12 +203,14 @@ def read_bf16(path: Path) -> np.ndarray:
 def assert_close_summary(got: dict[str, Any], expected: dict[str, Any]) -> None:
     """Equal up to the rounding of columns to f32: relative, of differences relative to the numbers subtracted."""
     assert got["rows"] == expected["rows"]
-    for quantity in ("kl", "kl_reverse", "js", "tv", "entropy_base", "entropy_other", "cross_entropy"):
-        assert_same(got[quantity], expected[quantity], 2e-6, [quantity])
     assert_same(got["same_top"], expected["same_top"], 1e-12)
-    for quantity, scale in (("perplexity", expected["perplexity"]["base"]), ("delta_p", 1.0)):
-        for key, value in expected[quantity].items():
-            wanted = value if value is None else pytest.approx(value, rel=2e-6, abs=2e-7 * scale)
+    differences = {"tv": 1.0, "perplexity": expected["perplexity"]["base"], "delta_p": 1.0}
+    for quantity, values in expected.items():
+        if quantity in ("schema", "units", "rows", "same_top"):
+            continue
+        absolute = 5e-8 * differences.get(quantity, 0.0)
+        for key, value in values.items():
+            wanted = value if value is None else pytest.approx(value, rel=2e-6, abs=absolute)
             assert got[quantity][key] == wanted, (quantity, key)
 
 
@@ -377,7 +388,7 @@ def test_bad_arguments_are_named() -> None:
     ]:
         with pytest.raises(error, match=words):
             kb.compare(*arguments, **keywords)
-    base[6, 1] = np.nan
+    base[6, 1] = np.inf
     with pytest.raises(ValueError, match=r"base.*row 6"):
         kb.compare(base, other)
 

@@ -168,7 +168,9 @@ def test_one_class_is_certain(case: Case, space: str, dtype: Any) -> None:
     if space == "counts":
         q *= np.arange(1, 6, dtype=dtype)[:, None]
     got = case(p, q, labels=np.zeros(5, int), given=space)
-    assert got.dtype == dtype and np.array_equal(got, np.zeros(5)), got
+    # Counts of different totals and different logits are a common factor apart.
+    left = {JS_DISTANCE: 1e-15**0.5}.get(case, 1e-15) if case in DIVERGENCES and space in ("counts", "logits") else 0.0
+    assert got.dtype == dtype and (got >= 0).all() and (got <= left).all(), got
     assert not np.signbit(got).any()
 
 
@@ -566,12 +568,11 @@ def test_results_are_of_the_promoted_dtype() -> None:
             try:
                 expected = result_dtype(one, other)
             except TypeError:
-                # Numpy itself promotes bfloat16 with few others.
-                with pytest.raises(TypeError):
-                    kb.kl_divergence(p, q, given="counts")
-                continue
+                # Numpy itself promotes bfloat16 with few others: ours may be wider than nothing.
+                expected = np.dtype(np.float32 if {one, other} == {"f2", BF16} else np.float64)
             for function in (kb.kl_divergence, kb.js_distance, kb.cross_entropy):
-                assert function(p, q, given="counts").dtype == expected, (one, other)
+                got = function(p, q, given="counts").dtype
+                assert got == expected, f"{one} with {other}: {got}, expected {expected}"
 
 
 def test_lists_are_taken_as_numpy_takes_them() -> None:

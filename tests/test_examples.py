@@ -94,7 +94,10 @@ def test_every_column_in_float32(base: str, other: str, labels: str) -> None:
         if name == "same_top":
             np.testing.assert_array_equal(column, values)
             continue
-        bound = {"delta_p": 4 * ulp * largest_p}.get(name, 5e-7 * np.abs(values) + 2e-15)
+        # What the plain formulas lose; in total variation, what the kernels' normalisation of the rows leaves.
+        bound = 5e-7 * np.abs(values) + (2.0**-25 if name == "tv" else 2e-15)
+        if name == "delta_p":
+            bound = 4 * ulp * largest_p
         error = np.abs(column - values) / bound
         worst = int(np.argmax(error))
         assert error[worst] <= 1, f"{name} of row {worst}: {column[worst]!r}, not {values[worst]!r}"

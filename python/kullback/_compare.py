@@ -93,7 +93,8 @@ def compare(
     columns : iterable of str, optional
         Which columns to compute; all that are possible if None.
     on_invalid : {"raise", "nan"}
-        Whether a row that is no distribution is an error or gives NaN.
+        Whether a row outside what `given` accepts is an error or is left out as invalid. Rows that hold a NaN or have
+        no mass are left out as invalid in either case.
     check : bool
         Refuse logits whose rows are all non-negative and sum to 1: taking the softmax of probabilities makes any two
         models look alike.

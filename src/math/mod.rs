@@ -5,7 +5,7 @@
 //! are in ulp of the result and include the half ulp of the last rounding.
 
 use crate::simd::prelude::*;
-use crate::simd::{Element, M, Simd, V, fma};
+use crate::simd::{array, Element, M, Simd, V, fma};
 
 #[rustfmt::skip]
 mod coefficients;
@@ -143,7 +143,7 @@ fn four_chains<S: Simd, E: Element, const N: usize>(s: S, x: V<S, E>, coefficien
     let (low, high) = coefficients.split_at(2);
     let (square, fourth) = (x * x, (x * x) * (x * x));
     let top = high.len().div_ceil(4) - 1;
-    let mut chain: [V<S, E>; 4] = core::array::from_fn(|j| {
+    let mut chain: [V<S, E>; 4] = array(|j| {
         let first = if 4 * top + j < high.len() { 4 * top + j } else { 4 * (top - 1) + j };
         V::<S, E>::splat(s, high[first])
     });

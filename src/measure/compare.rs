@@ -3,8 +3,8 @@
 
 use super::entropy::mass;
 use super::frame::{LOG, Scale, gap, gap_anywhere, ln_over_top};
-use super::js::{js_far, lse_gap};
-use crate::math::Math;
+use super::js::{exp_minus, js_far, lse_gap};
+use crate::math::{Math, wide};
 use crate::rows::{Done, Measure, Part};
 use crate::simd::*;
 
@@ -12,7 +12,8 @@ use crate::simd::*;
 pub const COMPARE: usize = 11;
 
 /// Frame: that of a, that of b, the reciprocals of their sums, the gap of the log-sum-exps (head, tail). Sums: first s
-/// and k of a and of b, Σe^a(a − max a), Σe^b(b − max b), Σe^a(b − max b); then KL, reverse KL, JS, TV.
+/// and k of a and of b, Σe^a(a − max a), Σe^b(b − max b), Σe^a(b − max b); then KL, reverse KL, JS, TV,
+/// ρ = Σ(q − p) and σ = Σ±q with the sign of q − p: by them the results are corrected for what the gap is off.
 #[derive(Clone, Copy)]
 pub struct Compare<E>(pub Scale<E>);
 
@@ -30,7 +31,7 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
     fn frame<S: Simd>(self, s: S, seen: [W<S>; 12], hint: [W<S>; 12]) -> [W<S>; 12] {
         let (a, b) = (self.0.frame(s, seen[0]), self.0.frame(s, seen[1]));
         let second = hint[0].simd_eq(hint[0]);
-        std::array::from_fn(|r| match r {
+        array(|r| match r {
             0..4 => second.select(hint[r], a[r]),
             4..8 => second.select(hint[r], b[r - 4]),
             _ => hint[r],
@@ -56,8 +57,8 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
         let pair = |k: usize| [a.sum[k], b.sum[k]];
         let [xs, xk] = x.masses(s, pair(0), pair(1));
         let [ys, yk] = y.masses(s, pair(2), pair(3));
-        let x_mass = [&a, &b].map(|p| mass(s, self.0, &p.at[..4], p.sum[0], p.sum[1]));
-        let y_mass = [&a, &b].map(|p| mass(s, self.0, &p.at[4..8], p.sum[2], p.sum[3]));
+        let x_mass = each([&a, &b], |p| mass(s, self.0, &p.at[..4], p.sum[0], p.sum[1]));
+        let y_mass = each([&a, &b], |p| mass(s, self.0, &p.at[4..8], p.sum[2], p.sum[3]));
         let first = [
             xs,
             xk,
@@ -71,7 +72,7 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
         at[..4].copy_from_slice(&x.at);
         at[4..8].copy_from_slice(&y.at);
         // In the second pass all parts share a frame.
-        let sum = std::array::from_fn(|k| {
+        let sum = array(|k| {
             let added = a.sum[k].add(b.sum[k]);
             Sum { hi: second.select(added.hi, first[k].hi), lo: second.select(added.lo, first[k].lo) }
         });
@@ -87,10 +88,10 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
         before: [W<S>; COMPARE],
     ) -> Done<S, 2, 12, COMPARE> {
         let zero = W::splat(s, 0.0);
-        let sums = part.sum.map(|x| x.value(s));
+        let sums = each(part.sum, |x| x.value(s));
         if second {
             let mut value = before;
-            value[..4].copy_from_slice(&sums[..4]);
+            value[..4].copy_from_slice(&corrected(s, sums));
             return Done { value, mass: [zero; 2], again: zero.simd_gt(zero), hint: [zero; 12] };
         }
         let [xs, xk, ys, yk, x_moment, y_moment, cross] = sums;
@@ -122,12 +123,27 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
         hint[8..].copy_from_slice(&[one / x_sum, one / y_sum, head, tail]);
         let inv = W::splat(s, self.0.inv());
         Done {
-            value: value.map(|v| usual.select(v, nan)),
+            value: each(value, |v| usual.select(v, nan)),
             mass: [fma(a[0] + a[3], inv, x_over), fma(b[0] + b[3], inv, y_over)],
             again: usual,
             hint,
         }
     }
+}
+
+/// KL, reverse KL, JS and TV of rows whose second is normalised to 1 + ρ, referred to 1.
+#[inline(always)]
+fn corrected<S: Simd>(s: S, [kl, reverse, js, tv, rho, sigma, _]: [W<S>; 7]) -> [W<S>; 4] {
+    let (zero, one) = (W::splat(s, 0.0), W::splat(s, 1.0));
+    let minus = wide::ln_1p_minus(s, rho);
+    let inverse = one / (one + rho);
+    let values = [
+        kl + minus,
+        fma(reverse, inverse, -(rho * rho * inverse) - minus),
+        fma(rho * rho, W::splat(s, -0.125), js),
+        fma((minus + rho) * sigma, W::splat(s, -0.5), tv),
+    ];
+    each(values, |v| v.simd_lt(zero).select(zero, v))
 }
 
 impl<E: Math> Compare<E> {
@@ -171,7 +187,7 @@ impl<E: Math> Compare<E> {
         at: &[V<S, E>; 12],
         a: V<S, E>,
         b: V<S, E>,
-        [kl, reverse, js, tv, x, y, z]: [V<S, E>; 7],
+        [kl, reverse, js, tv, rho, sigma, unused]: [V<S, E>; 7],
     ) -> [V<S, E>; 7] {
         let inv = self.0.inverse(s);
         let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
@@ -191,6 +207,7 @@ impl<E: Math> Compare<E> {
         let mut q = fma(p, rise, p);
         let mut terms =
             [p * square * E::phi(s, d), q * square * E::phi(s, -d), size * size * E::js_log(s, size), (p * rise).abs() * half];
+        let mut apart = p * rise;
         if any_far {
             let (f, _) = self.0.exp(s, &at[LOG..2 * LOG], b - at[4], None);
             q = far.select(f * at[9], q);
@@ -199,12 +216,22 @@ impl<E: Math> Compare<E> {
             let drift = |m: V<S, E>| m.simd_eq(zero).select(zero, m * d);
             let forward = no_q.select(infinity, no_p.select(q, (q - p) - drift(p)));
             let backward = no_p.select(infinity, no_q.select(p, (p - q) + drift(q)));
-            let far_terms = [forward, backward, js_far::<S, E>(s, size), (q - p).abs() * half];
+            let far_terms = [forward, backward, js_far::<S, E>(s, size, exp_minus::<S, E>(s, size)), (q - p).abs() * half];
+            apart = far.select(q - p, apart);
             for (term, far_term) in terms.iter_mut().zip(far_terms) {
                 *term = far.select(far_term, *term);
             }
         }
         let larger = d.simd_gt(zero).select(q, p);
-        [kl + terms[0], reverse + terms[1], js + larger * terms[2], tv + terms[3], x, y, z]
+        let signed = d.simd_gt(zero).select(q, d.simd_lt(zero).select(-q, zero));
+        [
+            kl + terms[0],
+            reverse + terms[1],
+            fma(larger, terms[2], js),
+            tv + terms[3],
+            rho + apart,
+            sigma + signed,
+            unused,
+        ]
     }
 }

@@ -26,7 +26,7 @@ impl CrossEntropyLin {
         (sum[2], sum[3]) = (q_rest, count);
         for (i, part) in [a, b].into_iter().enumerate() {
             let factor = scale / part.at[0];
-            let [top, rest, _, _, moment] = part.sum.map(|x| x.mul(factor));
+            let [top, rest, _, _, moment] = each(part.sum, |x| x.mul(factor));
             let stays = j.apart[i].simd_eq(zero);
             let demoted = top.mul(stays.select(zero, W::splat(s, 1.0)));
             sum[0] = sum[0].add(top.mul(stays.select(W::splat(s, 1.0), zero)));
@@ -44,7 +44,7 @@ impl CrossEntropyLin {
     /// The values, and the masses of both rows.
     #[inline(always)]
     pub(super) fn value<S: Simd>(s: S, part: Part<S, 3, 5>) -> (W<S>, [W<S>; 2]) {
-        let [p_top, p_rest, q_rest, count, moment] = part.sum.map(|x| x.value(s));
+        let [p_top, p_rest, q_rest, count, moment] = each(part.sum, |x| x.value(s));
         let [scale_p, scale_q, top] = part.at;
         let zero = W::splat(s, 0.0);
         let total = p_top + p_rest;
@@ -167,7 +167,7 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
         let jy = self.1.join(s, &a.at[4..], &b.at[4..]);
         let [xs, xk] = jx.masses(s, [a.sum[0], b.sum[0]], [a.sum[1], b.sum[1]]);
         let [ys, yk] = jy.masses(s, [a.sum[2], b.sum[2]], [a.sum[3], b.sum[3]]);
-        let masses = [&a, &b].map(|p| mass(s, self.0, &p.at[..4], p.sum[0], p.sum[1]));
+        let masses = each([&a, &b], |p| mass(s, self.0, &p.at[..4], p.sum[0], p.sum[1]));
         let moment = jx.moments(s, jy.apart, [a.sum[4], b.sum[4]], masses);
         let (x, y) = (jx.at, jy.at);
         Part { at: [x[0], x[1], x[2], x[3], y[0], y[1], y[2], y[3]], sum: [xs, xk, ys, yk, moment] }
@@ -175,7 +175,7 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, 8, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 8, 1> {
-        let [xs, xk, ys, yk, moment] = p.sum.map(|x| x.value(s));
+        let [xs, xk, ys, yk, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let (x, y) = (&p.at[..4], &p.at[4..]);
         let (x_top, y_top) = (self.0.top(s, x), self.1.top(s, y));
@@ -273,7 +273,7 @@ impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, 5, 4>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
-        let [total, ys, yk, moment] = p.sum.map(|x| x.value(s));
+        let [total, ys, yk, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let y = &p.at[1..];
         let over = ln_over_top(s, y[3], self.0.top(s, y), ys, yk);

@@ -110,7 +110,7 @@ impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, LOG, 3>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LOG, 1> {
-        let [others, count, moment] = p.sum.map(|x| x.value(s));
+        let [others, count, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let top = self.0.top(s, &p.at);
         let over = ln_over_top(s, p.at[3], top, others, count);

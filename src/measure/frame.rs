@@ -3,8 +3,6 @@
 use crate::math::{Math, wide};
 use crate::simd::*;
 
-/// A mask over 8 rows.
-pub type Rows8<S> = <W<S> as SimdBase<S>>::Mask;
 
 /// Numbers in the frame of a row of logarithms: base, shift, floor, top.
 pub const LOG: usize = 4;
@@ -148,14 +146,14 @@ impl<E: Math> Scale<E> {
         let (absent_a, absent_b) = (a[3].simd_eq(none), b[3].simd_eq(none));
         // Exact where it matters: bases are multiples of one power of two, tops small.
         let swap = !absent_b & (absent_a | ((b[0] - a[0]) + (b[3] - a[3])).simd_gt(zero));
-        let at: [W<S>; LOG] = std::array::from_fn(|i| swap.select(b[i], a[i]));
-        let part = |x: &[W<S>], absent: Rows8<S>| {
-            let apart = absent.select(none, (x[0] - at[0]) + (x[3] - at[3]));
-            let top = self.exp_wide(s, x[3] + (x[0] - at[0]), -self.n(s, &at));
-            (apart, absent.select(zero, self.factor(s, x, &at)), absent.select(zero, top))
-        };
-        let (a, b) = (part(a, absent_a), part(b, absent_b));
-        Join { at, apart: [a.0, b.0], factor: [a.1, b.1], top: [a.2, b.2] }
+        let at: [W<S>; LOG] = array(|i| swap.select(b[i], a[i]));
+        let mut join = Join { at, apart: [zero; 2], factor: [zero; 2], top: [zero; 2] };
+        for (i, (x, absent)) in [(a, absent_a), (b, absent_b)].into_iter().enumerate() {
+            join.apart[i] = absent.select(none, (x[0] - at[0]) + (x[3] - at[3]));
+            join.factor[i] = absent.select(zero, self.factor(s, x, &at));
+            join.top[i] = absent.select(zero, self.exp_wide(s, x[3] + (x[0] - at[0]), -self.n(s, &at)));
+        }
+        join
     }
 }
 
@@ -198,7 +196,7 @@ impl<S: Simd, const N: usize> Join<S, N> {
     #[inline(always)]
     pub fn moments(&self, s: S, apart: [W<S>; 2], moment: [Sum<S>; 2], mass: [W<S>; 2]) -> Sum<S> {
         let zero = W::splat(s, 0.0);
-        let [a, b]: [Sum<S>; 2] = std::array::from_fn(|i| {
+        let [a, b]: [Sum<S>; 2] = array(|i| {
             // A part without mass has nothing to shift, and its `apart` is infinite.
             let shift = apart[i].abs().simd_lt(f64::INFINITY).select(apart[i], zero);
             moment[i].add(Sum::new(s, mass[i]).mul(shift)).mul(self.factor[i])
@@ -233,16 +231,16 @@ pub fn lin_frame<S: Simd>(s: S, max: W<S>) -> [W<S>; LIN] {
 #[inline(always)]
 pub fn join_lin<S: Simd>(s: S, a: &[W<S>], b: &[W<S>]) -> Join<S, LIN> {
     let swap = (b[1] / b[0]).simd_gt(a[1] / a[0]);
-    let at: [W<S>; LIN] = std::array::from_fn(|i| swap.select(b[i], a[i]));
-    let part = |x: &[W<S>]| {
-        let factor = at[0] / x[0];
-        let top = x[1] * factor;
+    let at: [W<S>; LIN] = array(|i| swap.select(b[i], a[i]));
+    let zero = W::splat(s, 0.0);
+    let mut join = Join { at, apart: [zero; 2], factor: [zero; 2], top: [zero; 2] };
+    for (i, x) in [a, b].into_iter().enumerate() {
+        join.factor[i] = at[0] / x[0];
+        join.top[i] = x[1] * join.factor[i];
         // Zero where the maxima are equal, for that is what tells whether a part's maximum stays one.
-        let apart = top.simd_eq(at[1]).select(W::splat(s, 0.0), wide::ln(s, top / at[1]));
-        (apart, factor, top)
-    };
-    let (a, b) = (part(a), part(b));
-    Join { at, apart: [a.0, b.0], factor: [a.1, b.1], top: [a.2, b.2] }
+        join.apart[i] = join.top[i].simd_eq(at[1]).select(zero, wide::ln(s, join.top[i] / at[1]));
+    }
+    join
 }
 
 /// ln(mass ratio) of two logarithms on rows whose log-sum-exps differ by head + tail, as an exact difference:

@@ -64,7 +64,7 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, part: Part<S, 5, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
         let zero = W::splat(s, 0.0);
-        let [x, y, _] = part.sum.map(|x| x.value(s));
+        let [x, y, _] = each(part.sum, |x| x.value(s));
         if second {
             return Done {
                 value: [within::<S, E>(s, x / (part.at[4] * 4.0))],
@@ -75,10 +75,13 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
         }
         let (p, q, d) = (part.sum[0], part.sum[1], part.sum[2]);
         let one = W::splat(s, 1.0);
-        // For close totals Q from P and the sum of differences, which is the more exact.
-        let close = d.value(s).abs().simd_lt(x * 0.5);
-        let (sum, error) = two_sum(p.hi, d.hi);
-        let q = Sum { hi: close.select(sum, q.hi), lo: close.select(error + (p.lo + d.lo), q.lo) };
+        // For close totals both from their sum and the sum of differences: more exact, and symmetric.
+        let both = p.add(q);
+        let close = d.value(s).abs().simd_lt(both.hi * 0.25);
+        let half = |d: Sum<S>| both.add(d).mul(W::splat(s, 0.5));
+        let (low, high) = (half(d.mul(W::splat(s, -1.0))), half(d));
+        let pick = |a: Sum<S>, b: Sum<S>| Sum { hi: close.select(a.hi, b.hi), lo: close.select(a.lo, b.lo) };
+        let (p, q) = (pick(low, p), pick(high, q));
         let ratio = |a: Sum<S>, b: Sum<S>| {
             let head = a.hi / b.hi;
             let rest = (fma(-head, b.hi, a.hi) + fma(-head, b.lo, a.lo)) / b.hi;
@@ -96,7 +99,7 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
                 p_larger.select(zero, down.1),
                 p_larger.select(up.0, one),
                 p_larger.select(up.1, zero),
-                p_larger.select(x, q.value(s)),
+                p_larger.select(p.value(s), q.value(s)),
             ],
         }
     }
@@ -114,7 +117,8 @@ fn within<S: Simd, E: Math>(s: S, js: W<S>) -> W<S> {
 /// is M adds M·½[(1 + t)(ln 2 − ln(1 + t)) − t·x].
 ///
 /// Frame: base, shift and floor of a, of b; the reciprocals of their sums in these units; the gap of the log-sum-exps in
-/// units of T (head, tail). Sums: first Σe^a, Σe^b; then the divergence.
+/// units of T (head, tail). Sums: first Σe^a, Σe^b; then the divergence and ρ = Σ(q − p), which tells by how much the gap
+/// is off: JS of rows shifted so is ρ²/8 too large.
 #[derive(Clone, Copy)]
 pub struct JsLog<E>(pub Scale<E>);
 
@@ -134,7 +138,7 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
         let first = [a[0], a[1], a[2], b[0], b[1], b[2], hint[6], hint[7], hint[8], hint[9]];
         // The second pass keeps the frames that the normalisers were found in.
         let second = hint[0].simd_eq(hint[0]);
-        std::array::from_fn(|r| second.select(hint[r], first[r]))
+        array(|r| second.select(hint[r], first[r]))
     }
 
     #[inline(always)]
@@ -165,10 +169,14 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
         let m = m * pick(6, 7);
         let u = d.abs();
         let mut js = u * u * E::js_log(s, u);
+        // (q − p)/M
+        let mut rise = fma(-u * u, E::phi(s, -u), u);
         if any_far {
-            js = far.select(js_far::<S, E>(s, u), js);
+            let t = exp_minus::<S, E>(s, u);
+            js = far.select(js_far::<S, E>(s, u, t), js);
+            rise = far.select(one - t, rise);
         }
-        [x + m * js, y, z]
+        [x + m * js, y + larger_b.select(m * rise, -(m * rise)), z]
     }
 
     #[inline(always)]
@@ -180,7 +188,7 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
             let (x, y) = (&a.at[i..i + 3], &b.at[i..i + 3]);
             let heavier = self.0.factor(s, y, x).simd_gt(W::splat(s, 1.0));
             let swap = !b.sum[k].hi.simd_eq(zero) & (a.sum[k].hi.simd_eq(zero) | heavier);
-            let kept: [W<S>; 3] = std::array::from_fn(|j| swap.select(y[j], x[j]));
+            let kept: [W<S>; 3] = array(|j| swap.select(y[j], x[j]));
             at[i..i + 3].copy_from_slice(&kept);
             sum[k] = a.sum[k].mul(self.0.factor(s, x, &kept)).add(b.sum[k].mul(self.0.factor(s, y, &kept)));
         }
@@ -191,10 +199,10 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, part: Part<S, 10, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 10, 1> {
         let zero = W::splat(s, 0.0);
-        let [x, y, _] = part.sum.map(|x| x.value(s));
+        let [x, y, _] = each(part.sum, |x| x.value(s));
         if second {
             return Done {
-                value: [within::<S, E>(s, x)],
+                value: [within::<S, E>(s, fma(y * y, W::splat(s, -0.125), x))],
                 mass: [zero; 2],
                 again: zero.simd_gt(zero),
                 hint: [zero; 10],
@@ -221,19 +229,24 @@ pub(super) fn lse_gap<S: Simd, E: Math>(s: S, scale: Scale<E>, at: [&[W<S>]; 2],
     [head, (sum - head) + error]
 }
 
-/// ½[(1 + t)(ln 2 − ln(1 + t)) − t·x], t = e^{−x}, for x ≥ 1, up to infinity.
+/// e^{−x} for x ≥ 0, up to infinity; from 60 on, far below the last bit of what it is added to, that of 60.
 #[inline(always)]
-pub(super) fn js_far<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
+pub(super) fn exp_minus<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
     let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
-    // From here on t is far below the last bit of the result.
     let x = x.simd_gt(splat(60.0)).select(splat(60.0), x);
     let shift = splat(E::MAGIC.to_f64() + E::EXP_BIAS.to_f64());
     let n = fma(x, splat(-std::f64::consts::LOG2_E), shift);
     let k = n - shift;
     let r = fma(k, splat(-E::LN2_HI.to_f64()), -x);
     let r = fma(k, splat(-E::LN2_LO.to_f64()), r);
-    let t = E::exp_reduced(s, r) * E::pow2_of_magic(s, n);
-    let one = splat(1.0);
+    E::exp_reduced(s, r) * E::pow2_of_magic(s, n)
+}
+
+/// ½[(1 + t)(ln 2 − ln(1 + t)) − t·x], t = e^{−x}, for x ≥ 1, up to infinity.
+#[inline(always)]
+pub(super) fn js_far<S: Simd, E: Math>(s: S, x: V<S, E>, t: V<S, E>) -> V<S, E> {
+    let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
+    let x = x.simd_gt(splat(60.0)).select(splat(60.0), x);
     let ln_1p = t + E::ln_tail(s, t);
-    (fma(one + t, splat(std::f64::consts::LN_2) - ln_1p, -(t * x))) * splat(0.5)
+    fma(splat(1.0) + t, splat(std::f64::consts::LN_2) - ln_1p, -(t * x)) * splat(0.5)
 }

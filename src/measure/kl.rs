@@ -11,30 +11,31 @@ use crate::simd::*;
 /// KL of masses. With P = Σp, D = Σ(σq − p), G = Σ[p ln(p/σq) − p + σq] and r = 1 + D/P, it is G/P − (r − 1 − ln r);
 /// where the correction exceeds the result (counts with different totals) the row is passed once more with σ = P/Q.
 ///
-/// Frame: σ, 1 at first. Sums: P, D, G; D is summed as differences, exact where p and q are close.
+/// Frame: σ as head and tail, 1 at first. Sums: P, D, G; D is summed as differences, exact where p and q are close.
 #[derive(Clone, Copy)]
 pub struct KlLin;
 
-impl<E: Math> Measure<E, 2, 1, 3, 1> for KlLin {
+impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
     const LOOKS: bool = false;
 
     #[inline(always)]
-    fn frame<S: Simd>(self, s: S, _: [W<S>; 1], [hint]: [W<S>; 1]) -> [W<S>; 1] {
-        [hint.simd_eq(hint).select(hint, W::splat(s, 1.0))]
+    fn frame<S: Simd>(self, s: S, _: [W<S>; 2], hint: [W<S>; 2]) -> [W<S>; 2] {
+        let told = hint[0].simd_eq(hint[0]);
+        [told.select(hint[0], W::splat(s, 1.0)), told.select(hint[1], W::splat(s, 0.0))]
     }
 
     #[inline(always)]
     fn term<S: Simd, const SECOND: bool>(
         self,
         s: S,
-        at: &[V<S, E>; 1],
+        at: &[V<S, E>; 2],
         [p, q]: [V<S, E>; 2],
         [total, apart, g]: [V<S, E>; 3],
     ) -> [V<S, E>; 3] {
         let splat = |x: E| V::<S, E>::splat(s, x);
         let inverse = splat(E::from_f64(1.0)) / p;
         let ratio = q * at[0] * inverse;
-        let d = fma(q, at[0], -p);
+        let d = fma(q, at[1], fma(q, at[0], -p));
         let (k, f) = E::ln_split(s, ratio);
         let near = k.simd_eq(splat(E::ZERO));
         // Near 1 the ratio less 1 is taken from the exact difference.
@@ -54,13 +55,13 @@ impl<E: Math> Measure<E, 2, 1, 3, 1> for KlLin {
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, _: S, a: Part<S, 1, 3>, b: Part<S, 1, 3>) -> Part<S, 1, 3> {
+    fn merge<S: Simd>(self, _: S, a: Part<S, 2, 3>, b: Part<S, 2, 3>) -> Part<S, 2, 3> {
         add_parts(a, b)
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, part: Part<S, 1, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 1, 1> {
-        let [total, apart, g] = part.sum.map(|x| x.value(s));
+    fn finish<S: Simd>(self, s: S, part: Part<S, 2, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 2, 1> {
+        let [total, apart, g] = each(part.sum, |x| x.value(s));
         let (zero, one, infinity) = (W::splat(s, 0.0), W::splat(s, 1.0), W::splat(s, f64::INFINITY));
         let (g, off) = (g / total, apart / total);
         let correction = -wide::ln_1p_minus(s, off);
@@ -71,11 +72,12 @@ impl<E: Math> Measure<E, 2, 1, 3, 1> for KlLin {
         // Without mass there is no distribution; with infinite sums there is nothing to divide by.
         let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY) & ratio.simd_gt(zero) & ratio.simd_lt(f64::INFINITY);
         let kl = g.simd_eq(infinity).select(infinity, kl);
+        let head = E::head(one / ratio);
         Done {
             value: [usual.select(kl, W::splat(s, f64::NAN))],
             mass: [total, ratio * total],
             again: if second { zero.simd_gt(zero) } else { again & usual & g.simd_lt(f64::INFINITY) },
-            hint: [one / ratio],
+            hint: [head, one / ratio - head],
         }
     }
 }
@@ -84,64 +86,72 @@ impl<E: Math> Measure<E, 2, 1, 3, 1> for KlLin {
 #[inline(always)]
 fn unusual<S: Simd, E: Math>(s: S, p: V<S, E>, q: V<S, E>, scale: V<S, E>) -> V<S, E> {
     let (p, q, scale) = (E::widen(p), E::widen(q), E::widen(scale));
-    let one = |h: usize| -> W<S> {
-        let (p, q) = (p[h], q[h]);
-        let y = q * scale[h];
-        let zero = W::splat(s, 0.0);
-        let d = fma(q, scale[h], -p);
-        let f = d / p;
-        let near = -(p * wide::ln_1p_minus(s, f));
-        let far = p * ((wide::ln(s, p) - wide::ln(s, q)) - wide::ln(s, scale[h])) + d;
-        let term = f.abs().simd_lt(2.0).select(near, far);
-        let term = q.simd_eq(zero).select(W::splat(s, f64::INFINITY), term);
-        let term = p.simd_eq(zero).select(y, term);
-        let good = p.simd_ge(zero) & q.simd_ge(zero) & p.simd_lt(f64::INFINITY) & q.simd_lt(f64::INFINITY);
-        good.select(term, W::splat(s, f64::NAN))
-    };
-    E::narrow([one(0), if E::LANES == 16 { one(1) } else { p[0] }])
+    let mut terms = p;
+    for (h, term) in terms.iter_mut().enumerate().take(E::LANES / 8) {
+        *term = unusual_wide(s, p[h], q[h], scale[h]);
+    }
+    E::narrow(terms)
+}
+
+#[inline(always)]
+fn unusual_wide<S: Simd>(s: S, p: W<S>, q: W<S>, scale: W<S>) -> W<S> {
+    let zero = W::splat(s, 0.0);
+    let d = fma(q, scale, -p);
+    let f = d / p;
+    let near = -(p * wide::ln_1p_minus(s, f));
+    let far = p * ((wide::ln(s, p) - wide::ln(s, q)) - wide::ln(s, scale)) + d;
+    let term = f.abs().simd_lt(0.5).select(near, far);
+    let term = q.simd_eq(zero).select(W::splat(s, f64::INFINITY), term);
+    let term = p.simd_eq(zero).select(q * scale, term);
+    let good = p.simd_ge(zero) & q.simd_ge(zero) & p.simd_lt(f64::INFINITY) & q.simd_lt(f64::INFINITY);
+    good.select(term, W::splat(s, f64::NAN))
 }
 
 /// KL of e^{a/T} and e^{b/T}. With m = max a, c near the mean of b − a, d = ((b − a) − c)/T (b − a an exact two-term
 /// difference), S = Σe^a, M = Σe^a·d, G = Σe^a·φ(d), Q = Σe^{b−c}, all in the units of the frame, g = G/S, μ = M/S and
 /// x = g + μ: KL = g + [ln(1 + x) − x] for close rows and ln(Q/S) − μ for far ones, where 1 + x cancels. Where what
-/// cancelled exceeds 16·KL the row is passed once more with c + μ.
+/// cancelled exceeds 4·KL the row is passed once more with c + μ.
 ///
-/// One exponential per class while every abs(d) < 1 in a vector; else that of b too. Frame: base, shift, floor, c.
+/// One exponential per class while every abs(d) < 1 in a vector; else that of b too. Frame: base, shift, floor, c (head
+/// and tail: rounded to one `f32`, c would shift every d by up to 3e-8·c, which is all there is between close rows).
 /// Sums: S, M, G, Q.
 #[derive(Clone, Copy)]
 pub struct KlLog<E>(pub Scale<E>);
 
-impl<E: Math> Measure<E, 2, 4, 4, 1> for KlLog<E> {
+impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
     const LOOKS: bool = true;
 
     #[inline(always)]
-    fn look<S: Simd>(self, mut seen: [V<S, E>; 4], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 4] {
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 5], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 5] {
         (seen[0], seen[1]) = (seen[0].max(a), seen[1].max(b));
         seen
     }
 
     #[inline(always)]
-    fn frame<S: Simd>(self, s: S, seen: [W<S>; 4], hint: [W<S>; 4]) -> [W<S>; 4] {
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 5], hint: [W<S>; 5]) -> [W<S>; 5] {
         let zero = W::splat(s, 0.0);
         let [base, shift, floor, _] = self.0.frame(s, seen[0]);
         let finite = |m: W<S>| m.abs().simd_lt(f64::INFINITY).select(m, zero);
         // max b − max a: then no e^{b−c} can overflow.
-        let centre = hint[3].simd_eq(hint[3]).select(hint[3], finite(seen[1]) - finite(seen[0]));
-        [base, shift, floor, centre]
+        let (sum, error) = two_diff(finite(seen[1]), finite(seen[0]));
+        let told = hint[3].simd_eq(hint[3]);
+        let (sum, error) = (told.select(hint[3], sum), told.select(hint[4], error));
+        let head = E::head(sum);
+        [base, shift, floor, head, (sum - head) + error]
     }
 
     #[inline(always)]
     fn term<S: Simd, const SECOND: bool>(
         self,
         s: S,
-        at: &[V<S, E>; 4],
+        at: &[V<S, E>; 5],
         [a, b]: [V<S, E>; 2],
         [mass_a, mean, g, mass_b]: [V<S, E>; 4],
     ) -> [V<S, E>; 4] {
         let zero = V::<S, E>::splat(s, E::ZERO);
         let inv = self.0.inverse(s);
         let (e, _) = self.0.exp(s, at, a - at[0], None);
-        let mut d = gap::<S, E>(a, b, at[3], zero, inv);
+        let mut d = gap::<S, E>(a, b, at[3], at[4], inv);
         let mut ed = e * d;
         let mut phi = ed * d * E::phi(s, d);
         let mut f = (e + ed) + phi;
@@ -149,9 +159,9 @@ impl<E: Math> Measure<E, 2, 4, 4, 1> for KlLog<E> {
         if far.any_true() {
             let none = E::NEG_INFINITY;
             let (no_a, no_b) = (a.simd_eq(none), b.simd_eq(none));
-            d = gap_anywhere::<S, E>(s, a, b, at[3], zero, inv);
+            d = gap_anywhere::<S, E>(s, a, b, at[3], at[4], inv);
             let (h, l) = two_diff(b, at[3]);
-            let l = no_b.select(zero, l);
+            let l = no_b.select(zero, l - at[4]);
             let (fb, _) = self.0.exp(s, at, h - at[0], Some(l));
             // A mass that underflowed has no mean distance, but it has support.
             let edb = (no_a | no_b | e.simd_eq(zero)).select(zero, e * d);
@@ -164,19 +174,19 @@ impl<E: Math> Measure<E, 2, 4, 4, 1> for KlLog<E> {
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, 4, 4>, b: Part<S, 4, 4>) -> Part<S, 4, 4> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, 5, 4>, b: Part<S, 5, 4>) -> Part<S, 5, 4> {
         // The heavier part keeps its frame; with d = d′ + δ the other's sums are re-centred exactly.
         let zero = W::splat(s, 0.0);
         let heavier = self.0.factor(s, &b.at, &a.at).simd_gt(W::splat(s, 1.0));
         let (empty_a, empty_b) = (a.sum[0].hi.simd_eq(zero), b.sum[0].hi.simd_eq(zero));
         let swap = !empty_b & (empty_a | heavier);
-        let at: [W<S>; 4] = std::array::from_fn(|i| swap.select(b.at[i], a.at[i]));
+        let at: [W<S>; 5] = array(|i| swap.select(b.at[i], a.at[i]));
         let mut sum = [Sum::new(s, zero); 4];
         for part in [a, b] {
             let factor = self.0.factor(s, &part.at, &at);
-            let shift = (part.at[3] - at[3]) * self.0.inv();
+            let shift = ((part.at[3] - at[3]) + (part.at[4] - at[4])) * self.0.inv();
             let (grow, phi) = (wide::exp(s, shift), wide::exp_m1_minus(s, shift));
-            let [mass_a, mean, g, mass_b] = part.sum.map(|x| x.mul(factor));
+            let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.mul(factor));
             sum[0] = sum[0].add(mass_a);
             sum[1] = sum[1].add(mean).add(mass_a.mul(shift));
             sum[2] = sum[2].add(g.mul(grow)).add(mass_a.mul(phi)).add(mean.mul(phi + shift));
@@ -186,8 +196,8 @@ impl<E: Math> Measure<E, 2, 4, 4, 1> for KlLog<E> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, part: Part<S, 4, 4>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 4, 1> {
-        let [mass_a, mean, g, mass_b] = part.sum.map(|x| x.value(s));
+    fn finish<S: Simd>(self, s: S, part: Part<S, 5, 4>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
+        let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.value(s));
         let (zero, infinity) = (W::splat(s, 0.0), W::splat(s, f64::INFINITY));
         let (g, mu) = (g / mass_a, mean / mass_a);
         let x = g + mu;
@@ -196,16 +206,17 @@ impl<E: Math> Measure<E, 2, 4, 4, 1> for KlLog<E> {
         let far = wide::ln(s, mass_b / mass_a) - mu;
         let kl = close.select(near, far);
         let lost = close.select(g, mu.abs());
-        let again = lost.simd_gt(kl * 16.0) & g.simd_lt(f64::INFINITY);
+        let again = lost.simd_gt(kl * 4.0) & g.simd_lt(f64::INFINITY);
         let kl = kl.simd_lt(zero).select(zero, kl);
         let kl = g.simd_eq(infinity).select(infinity, kl);
         let usual = mass_a.simd_gt(zero) & mass_b.simd_gt(zero);
         let lse_a = self.0.ln(s, &part.at, mass_a);
+        let (centre, error) = two_sum(part.at[3], fma(mu, W::splat(s, self.0.t()), part.at[4]));
         Done {
             value: [usual.select(kl, W::splat(s, f64::NAN))],
             mass: [lse_a, self.0.ln(s, &part.at, mass_b) + part.at[3] * self.0.inv()],
             again: if second { zero.simd_gt(zero) } else { again & usual },
-            hint: [zero, zero, zero, fma(mu, W::splat(s, self.0.t()), part.at[3])],
+            hint: [zero, zero, zero, centre, error],
         }
     }
 }

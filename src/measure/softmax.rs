@@ -48,7 +48,7 @@ impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 3>, _: bool, _: [W<S>; 2]) -> Done<S, 1, LIN, 2> {
-        let [others, count, negative] = p.sum.map(|x| x.value(s));
+        let [others, count, negative] = each(p.sum, |x| x.value(s));
         let (zero, nan) = (W::splat(s, 0.0), W::splat(s, f64::NAN));
         let total = count * p.at[1] + others;
         let right = total.simd_gt(zero) & negative.simd_eq(zero);
@@ -104,7 +104,7 @@ impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, LOG, 2>, _: bool, _: [W<S>; 2]) -> Done<S, 1, LOG, 2> {
-        let [others, count] = p.sum.map(|x| x.value(s));
+        let [others, count] = each(p.sum, |x| x.value(s));
         let over = ln_over_top(s, p.at[3], self.0.top(s, &p.at), others, count);
         let max = p.at[0] + p.at[3];
         let zero = W::splat(s, 0.0);

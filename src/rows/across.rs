@@ -1,7 +1,7 @@
 //! Lanes across rows: one class of `LANES` rows at a time, no horizontal reduction.
 
 use super::source::{Scratch, Tile};
-use super::{BLOCK, CHAIN, Columns, Measure, Offsets, Part, Rows, finish, merge};
+use super::{Again, BLOCK, CHAIN, Columns, Measure, Offsets, Rows, Sums, finish, merge};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -15,132 +15,144 @@ pub(super) fn rows<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, 
     scratch: &mut Scratch<E, I>,
     out: &mut Columns<I, O>,
 ) {
-    let halves = E::LANES / 8;
+    let mut sums = Sums::new();
     let n = which.len();
     let mut first = 0;
     while first < n {
         let count = (n - first).min(E::LANES);
-        let tiles: [Tile<E>; I] = std::array::from_fn(|i| {
+        let tiles: [Tile<E>; I] = array(|i| {
             let (tile, rows_of) = scratch.split(i);
             rows.inputs[i].tile(s, &offsets[i], rows.lead, which, first, count, rows.classes, tile, rows_of)
         });
-        let nan = [V::<S, E>::splat(s, E::from_f64(f64::NAN)); R].map(|v| E::widen(v));
-        let none = [W::splat(s, 0.0); O];
-        let parts = tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, nan);
-        let mut done = [finish::<S, E, M, I, R, K, O>(s, m, parts[0], false, none), finish::<S, E, M, I, R, K, O>(s, m, parts[halves - 1], false, none)];
-        let live = |h: usize| (1u64 << count.saturating_sub(8 * h).min(8)) - 1;
-        let again = |h: usize| done[h].again.to_bitmask() & live(h);
-        if again(0) | (again(1) * (halves as u64 - 1)) != 0 {
-            let hint: [[W<S>; 2]; R] = std::array::from_fn(|r| {
-                let pick = |h: usize| done[h].again.select(done[h].hint[r], W::splat(s, f64::NAN));
-                [pick(0), pick(1)]
-            });
-            let parts = if M::TWO_PASSES {
-                tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, hint)
-            } else {
-                tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, hint)
-            };
-            for h in 0..halves {
-                let second = finish::<S, E, M, I, R, K, O>(s, m, parts[h], true, done[h].value);
-                for k in 0..O {
-                    done[h].value[k] = done[h].again.select(second.value[k], done[h].value[k]);
+        let again = |h: usize, sums: &Sums<R, K>, second: Option<u64>, out: &mut Columns<I, O>| {
+            let len = count.saturating_sub(8 * h).min(8);
+            finish::<S, E, M, I, R, K, O>(s, m, sums, h, first + 8 * h, len, second, out)
+        };
+        tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &[[f64::NAN; 16]; R], &mut sums);
+        let todo: [Again<R>; 2] = std::array::from_fn(|h| {
+            if 8 * h < count { again(h, &sums, None, out) } else { Again { rows: 0, hint: [[0.0; 8]; R] } }
+        });
+        if (todo[0].rows | todo[1].rows) != 0 {
+            let mut hint = [[f64::NAN; 16]; R];
+            for (h, todo) in todo.iter().enumerate() {
+                for (hint, told) in hint.iter_mut().zip(&todo.hint) {
+                    for k in (0..8).filter(|k| todo.rows >> k & 1 == 1) {
+                        hint[8 * h + k] = told[k];
+                    }
                 }
             }
-        }
-        for h in 0..halves {
-            let (from, len) = (first + 8 * h, count.saturating_sub(8 * h).min(8));
-            for k in 0..O {
-                out.value[k][from..from + len].copy_from_slice(&done[h].value[k].to_array()[..len]);
+            if M::TWO_PASSES {
+                tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, &hint, &mut sums);
+            } else {
+                tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hint, &mut sums);
             }
-            for k in 0..I {
-                out.mass[k][from..from + len].copy_from_slice(&done[h].mass[k].to_array()[..len]);
+            for (h, todo) in todo.iter().enumerate().filter(|(_, todo)| todo.rows != 0) {
+                again(h, &sums, Some(todo.rows), out);
             }
         }
         first += count;
     }
 }
 
-/// One pass over `LANES` rows: their parts, 8 rows each. A function of its own for the sake of what is compiled.
+/// The order in which the lanes of a tile are added: that of the leaves of the tree 8-4-2-1.
+const LEAVES: [usize; 16] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
+
+/// One pass over `LANES` rows. A function of its own for the sake of what is compiled.
 #[inline(never)]
 fn tile<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
     s: S,
     m: M,
     x: &[Tile<E>; I],
     classes: usize,
-    hint: [[W<S>; 2]; R],
-) -> [Part<S, R, K>; 2] {
+    hint: &[[f64; 16]; R],
+    sums: &mut Sums<R, K>,
+) {
     s.vectorize(
         #[inline(always)]
-        || tile_of::<S, E, M, I, R, K, O, SECOND>(s, m, x, classes, hint),
-    )
+        || {
+            let n = classes.min(BLOCK);
+            block::<S, E, M, I, R, K, O, SECOND>(s, m, x, 0, n, hint, sums);
+            let mut start = n;
+            while start < classes {
+                let n = (classes - start).min(BLOCK);
+                let mut next = Sums::new();
+                block::<S, E, M, I, R, K, O, SECOND>(s, m, x, start, n, hint, &mut next);
+                for half in 0..E::LANES / 8 {
+                    merge::<S, E, M, I, R, K, O>(s, m, sums, half, &next);
+                }
+                start += n;
+            }
+        },
+    );
 }
 
+/// The frames and the sums of `n` classes from `start` of `LANES` rows.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
-fn tile_of<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
+fn block<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
     s: S,
     m: M,
     x: &[Tile<E>; I],
-    classes: usize,
-    hint: [[W<S>; 2]; R],
-) -> [Part<S, R, K>; 2] {
-    let lanes = E::LANES;
-    let zero = [V::<S, E>::splat(s, E::from_f64(0.0)); K];
-    let mut whole: Option<[Part<S, R, K>; 2]> = None;
-    let mut start = 0;
-    while start < classes || whole.is_none() {
-        let n = (classes - start).min(BLOCK);
-        // SAFETY: a tile holds LANES elements of every class, and start + i < classes.
-        let get = |i: usize| -> [V<S, E>; I] { std::array::from_fn(|k| unsafe { load(s, x[k].class(start + i)) }) };
-        let mut seen = [V::<S, E>::splat(s, E::NEG_INFINITY); R];
-        if M::LOOKS {
-            for i in 0..n {
-                seen = m.look(seen, get(i));
-            }
+    start: usize,
+    n: usize,
+    hint: &[[f64; 16]; R],
+    sums: &mut Sums<R, K>,
+) {
+    let (lanes, halves) = (E::LANES, E::LANES / 8);
+    // SAFETY: a tile holds LANES elements of every class, and start + i < classes.
+    let get = |i: usize| -> [V<S, E>; I] { array(|k| unsafe { load(s, x[k].class(start + i)) }) };
+    let mut seen = [V::<S, E>::splat(s, E::NEG_INFINITY); R];
+    if M::LOOKS {
+        for i in 0..n {
+            seen = m.look(seen, get(i));
         }
-        let seen = seen.map(|v| E::widen(v));
-        let frames: [[W<S>; R]; 2] =
-            std::array::from_fn(|h| m.frame(s, std::array::from_fn(|r| seen[r][h]), std::array::from_fn(|r| hint[r][h])));
-        let at: [V<S, E>; R] = std::array::from_fn(|r| E::narrow([frames[0][r], frames[1][r]]));
-        let mut lane = [[E::acc_zero(s); K]; 16];
-        for (j, wide) in lane.iter_mut().enumerate().take(n.min(lanes)) {
-            let mut i = j;
-            while i < n {
-                let mut sums = zero;
-                let mut k = 0;
-                while k < CHAIN && i < n {
-                    sums = m.term::<S, SECOND>(s, &at, get(i), sums);
-                    i += lanes;
-                    k += 1;
-                }
-                for k in 0..K {
-                    wide[k] = E::acc_add(wide[k], sums[k]);
-                }
-            }
-        }
-        let mut w = lanes / 2;
-        while w > 0 {
-            for j in 0..w.min(n.saturating_sub(w)) {
-                for k in 0..K {
-                    lane[j][k] = E::acc_join(lane[j][k], lane[j + w][k]);
-                }
-            }
-            w /= 2;
-        }
-        let at = at.map(|v| E::widen(v));
-        let sum = lane[0].map(|acc| E::acc_rows(s, acc));
-        let parts: [Part<S, R, K>; 2] = std::array::from_fn(|h| Part {
-            at: std::array::from_fn(|r| at[r][h]),
-            sum: std::array::from_fn(|k| sum[k][h]),
-        });
-        whole = Some(match whole {
-            None => parts,
-            Some([a, b]) => [
-                merge::<S, E, M, I, R, K, O>(s, m, a, parts[0]),
-                if lanes == 16 { merge::<S, E, M, I, R, K, O>(s, m, b, parts[1]) } else { parts[1] },
-            ],
-        });
-        start += n.max(1);
     }
-    // The loop runs at least once.
-    whole.unwrap_or_else(|| unreachable!())
+    let seen = each(seen, |v| E::widen(v));
+    let mut frames = [[W::splat(s, 0.0); R]; 2];
+    for (h, frame) in frames.iter_mut().enumerate().take(halves) {
+        *frame = m.frame(s, array(|r| seen[r][h]), array(|r| W::from_slice(s, &hint[r][8 * h..8 * h + 8])));
+    }
+    let at: [V<S, E>; R] = array(|r| E::narrow([frames[0][r], frames[1][r]]));
+    let zero = [V::<S, E>::splat(s, E::ZERO); K];
+    // Sums of 1, 2, 4, 8 and 16 lanes that wait for their siblings.
+    let mut waiting = [[E::acc_zero(s); K]; 5];
+    for leaf in 0..lanes {
+        let lane = LEAVES[leaf] * lanes / 16;
+        let mut acc = [E::acc_zero(s); K];
+        let mut i = lane;
+        while i < n {
+            let mut chain = zero;
+            let mut left = CHAIN;
+            while left > 0 && i < n {
+                chain = m.term::<S, SECOND>(s, &at, get(i), chain);
+                i += lanes;
+                left -= 1;
+            }
+            for k in 0..K {
+                acc[k] = E::acc_add(acc[k], chain[k]);
+            }
+        }
+        let (mut level, mut rest) = (0, leaf);
+        while rest & 1 == 1 {
+            for k in 0..K {
+                acc[k] = E::acc_join(waiting[level][k], acc[k]);
+            }
+            (level, rest) = (level + 1, rest >> 1);
+        }
+        waiting[level] = acc;
+    }
+    let whole = waiting[lanes.trailing_zeros() as usize];
+    for r in 0..R {
+        let wide = E::widen(at[r]);
+        for h in 0..halves {
+            wide[h].store_slice(&mut sums.at[r][8 * h..8 * h + 8]);
+        }
+    }
+    for k in 0..K {
+        let rows = E::acc_rows(s, whole[k]);
+        for h in 0..halves {
+            rows[h].hi.store_slice(&mut sums.hi[k][8 * h..8 * h + 8]);
+            rows[h].lo.store_slice(&mut sums.lo[k][8 * h..8 * h + 8]);
+        }
+    }
 }

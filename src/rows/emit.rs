@@ -52,13 +52,13 @@ unsafe fn emit_at<S: Simd, E: Math, T: Emit<E, I, R>, const I: usize, const R: u
     let offsets: [Offsets; I] = std::array::from_fn(|i| Offsets::new(&rows.inputs[i], &rows.lead, which));
     let lead: Lead<'_> = rows.lead;
     for (k, row) in which.iter().enumerate() {
-        let at: [V<S, E>; R] = std::array::from_fn(|r| V::<S, E>::splat(s, E::from_f64(at[r][k])));
+        let at: [V<S, E>; R] = array(|r| V::<S, E>::splat(s, E::from_f64(at[r][k])));
         let out = target.data.wrapping_offset(lead.offset(target.lead, *row));
         let mut start = 0;
         while start < rows.classes {
             let n = (rows.classes - start).min(BLOCK);
             let x: [*const E; I] =
-                std::array::from_fn(|i| rows.inputs[i].block(s, offsets[i].get(k), start, n, &mut scratch.tile[i]));
+                array(|i| rows.inputs[i].block(s, offsets[i].get(k), start, n, &mut scratch.tile[i]));
             let out = out.wrapping_offset(start as isize * target.class_stride);
             let mut v = 0;
             while v < n {

@@ -95,7 +95,7 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
 /// Adds sums that share a frame: the merge of measures whose frame does not depend on the block.
 #[inline(always)]
 pub fn add_parts<S: Simd, const R: usize, const K: usize>(a: Part<S, R, K>, b: Part<S, R, K>) -> Part<S, R, K> {
-    Part { at: a.at, sum: std::array::from_fn(|k| a.sum[k].add(b.sum[k])) }
+    Part { at: a.at, sum: array(|k| a.sum[k].add(b.sum[k])) }
 }
 
 /// The results of up to [`BATCH`] rows.
@@ -170,67 +170,145 @@ fn batches<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R:
         let n = which.len();
         sink(Batch {
             rows: which,
-            value: std::array::from_fn(|k| &out.value[k][..n]),
-            mass: std::array::from_fn(|k| &out.mass[k][..n]),
+            value: array(|k| &out.value[k][..n]),
+            mass: array(|k| &out.mass[k][..n]),
         });
     }
 }
 
-/// [`Measure::finish`] as a function of its own, compiled once for all places.
+/// Frames and sums of up to 16 rows on their way to `finish`, which takes 8 at a time.
+pub(crate) struct Sums<const R: usize, const K: usize> {
+    at: [[f64; 16]; R],
+    hi: [[f64; 16]; K],
+    lo: [[f64; 16]; K],
+}
+
+impl<const R: usize, const K: usize> Sums<R, K> {
+    #[inline(always)]
+    fn new() -> Self {
+        Sums { at: [[0.0; 16]; R], hi: [[0.0; 16]; K], lo: [[0.0; 16]; K] }
+    }
+
+    /// The part of rows 8·half … 8·half + 7.
+    #[inline(always)]
+    fn part<S: Simd>(&self, s: S, half: usize) -> Part<S, R, K> {
+        let load = |x: &[f64; 16]| W::from_slice(s, &x[8 * half..8 * half + 8]);
+        Part {
+            at: array(|r| load(&self.at[r])),
+            sum: array(|k| Sum { hi: load(&self.hi[k]), lo: load(&self.lo[k]) }),
+        }
+    }
+
+    /// Stores a part as those rows.
+    #[inline(always)]
+    fn set<S: Simd>(&mut self, half: usize, part: &Part<S, R, K>) {
+        let rows = 8 * half..8 * half + 8;
+        for r in 0..R {
+            part.at[r].store_slice(&mut self.at[r][rows.clone()]);
+        }
+        for k in 0..K {
+            part.sum[k].hi.store_slice(&mut self.hi[k][rows.clone()]);
+            part.sum[k].lo.store_slice(&mut self.lo[k][rows.clone()]);
+        }
+    }
+}
+
+/// Which of 8 rows are to be passed over once more, and with what hints.
+pub(crate) struct Again<const R: usize> {
+    rows: u64,
+    hint: [[f64; 8]; R],
+}
+
+/// [`Measure::finish`] of rows 8·half … of the sums, which are rows `first …` of the batch, `count ≤ 8` of them. In the
+/// second pass only `rows` (a bit each) are stored. A function of its own, compiled once for all places.
+#[allow(clippy::too_many_arguments)]
 #[inline(never)]
 fn finish<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
     s: S,
     m: M,
-    part: Part<S, R, K>,
-    second: bool,
-    before: [W<S>; O],
-) -> Done<S, I, R, O> {
+    sums: &Sums<R, K>,
+    half: usize,
+    first: usize,
+    count: usize,
+    second: Option<u64>,
+    out: &mut Columns<I, O>,
+) -> Again<R> {
     s.vectorize(
         #[inline(always)]
-        || m.finish(s, part, second, before),
+        || {
+            let full = first + 8 <= BATCH;
+            let load = |x: &[f64; BATCH]| -> W<S> {
+                if full { W::from_slice(s, &x[first..first + 8]) } else { W::from_fn(s, |i| x[(first + i).min(BATCH - 1)]) }
+            };
+            let before: [W<S>; O] = array(|k| load(&out.value[k]));
+            let done: Done<S, I, R, O> = m.finish(s, sums.part(s, half), second.is_some(), before);
+            let rows = second.unwrap_or(u64::MAX) & ((1 << count) - 1);
+            if second.is_some() {
+                for k in 0..O {
+                    let value = done.value[k].to_array();
+                    for i in (0..count).filter(|i| rows >> i & 1 == 1) {
+                        out.value[k][first + i] = value[i];
+                    }
+                }
+            } else {
+                for k in 0..O {
+                    out.value[k][first..first + count].copy_from_slice(&done.value[k].to_array()[..count]);
+                }
+                for k in 0..I {
+                    out.mass[k][first..first + count].copy_from_slice(&done.mass[k].to_array()[..count]);
+                }
+            }
+            Again { rows: done.again.to_bitmask() & rows, hint: array(|r| done.hint[r].to_array()) }
+        },
     )
 }
 
-/// [`Measure::merge`] likewise.
+/// [`Measure::merge`] of the rows that `part` holds onto those of the sums, likewise a function of its own.
 #[inline(never)]
 fn merge<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
     s: S,
     m: M,
-    a: Part<S, R, K>,
-    b: Part<S, R, K>,
-) -> Part<S, R, K> {
+    sums: &mut Sums<R, K>,
+    half: usize,
+    part: &Sums<R, K>,
+) {
     s.vectorize(
         #[inline(always)]
-        || m.merge(s, a, b),
-    )
+        || sums.set(half, &m.merge(s, sums.part(s, half), part.part(s, half))),
+    );
 }
 
-/// Byte offsets of the rows of a batch in one input.
+/// Byte offsets of the rows of a batch in one input and in its mask.
 pub(crate) struct Offsets {
-    at: [isize; BATCH],
-    /// The common difference, where there is one.
+    first: isize,
+    /// The common difference of the rows, where there is one.
     step: Option<isize>,
-    /// The same for the input's mask, where it has one.
-    mask: Option<Box<[isize; BATCH]>>,
+    /// All offsets, where there is none or the input has a mask.
+    each: Option<Box<[(isize, isize); BATCH]>>,
 }
 
 impl Offsets {
     #[inline(always)]
     fn new(input: &Input<'_>, lead: &Lead<'_>, which: &[usize]) -> Self {
-        let mut at = [0; BATCH];
-        let step = lead.offsets(input.lead, which, &mut at);
-        let mask = input.mask.map(|mask| {
-            let mut at = Box::new([0; BATCH]);
-            lead.offsets(mask.lead, which, &mut at);
-            at
+        let first = lead.offset(input.lead, which[0]);
+        let step = lead.step(input.lead, which);
+        let each = (step.is_none() || input.mask.is_some()).then(|| {
+            let mut each = Box::new([(0, 0); BATCH]);
+            for (at, row) in each.iter_mut().zip(which) {
+                *at = (lead.offset(input.lead, *row), input.mask.map_or(0, |m| lead.offset(m.lead, *row)));
+            }
+            each
         });
-        Offsets { at, step, mask }
+        Offsets { first, step, each }
     }
 
     /// Offsets of row `k` of the batch in the input and in its mask.
     #[inline(always)]
     fn get(&self, k: usize) -> (isize, isize) {
-        (self.at[k], self.mask.as_ref().map_or(0, |mask| mask[k]))
+        match &self.each {
+            Some(each) => each[k],
+            None => (self.first + k as isize * self.step.unwrap_or(0), 0),
+        }
     }
 }
 

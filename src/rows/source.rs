@@ -171,12 +171,9 @@ impl Lead<'_> {
         }
     }
 
-    /// Byte offsets of rows, ascending; their common difference where the rows are consecutive on one axis.
+    /// The common difference of the offsets of rows, ascending, where they are consecutive on one axis or all the same.
     #[inline(always)]
-    pub(crate) fn offsets(&self, strides: &[isize], which: &[usize], at: &mut [isize; BATCH]) -> Option<isize> {
-        for (at, row) in at.iter_mut().zip(which) {
-            *at = self.offset(strides, *row);
-        }
+    pub(crate) fn step(&self, strides: &[isize], which: &[usize]) -> Option<isize> {
         match (strides, which) {
             ([], _) | (_, []) => Some(0),
             ([stride], [first, .., last]) if last - first == which.len() - 1 => Some(*stride),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import kullback
 from kullback._files import FileError, Tensor
-from kullback.cli.inputs import sample
+from kullback.cli.inputs import in_terms_of_options, sample
 
 __all__ = ["SPACES", "Look", "check_space", "look"]
 
@@ -67,20 +67,27 @@ def _single(tensor: Tensor) -> tuple[str, str]:
 
 
 def _space(rows: NDArray[Any]) -> tuple[str, str]:
-    """Name the first space in which every row without NaN is valid, and the reason."""
-    rows = rows[~np.isnan(rows.astype(np.float64)).any(axis=1)]
+    """Name the first space in which every row that tells anything is valid, and the reason."""
+    rows = _telling(rows)
     if not rows.size:
-        return "unclear", "no row is without NaN"
-    whole = not rows.dtype.kind == "f" or bool((rows == np.rint(rows)).all())
+        return "unclear", "every row has a NaN or is all 0"
+    values = rows.astype(np.float64)
+    whole = bool((values == np.rint(values)).all())
     if _valid(rows, "probs").all():
         return "probs", "rows are ≥ 0 and sum to 1"
     if _valid(rows, "counts").all():
-        return ("counts", "whole numbers ≥ 0") if whole else ("unclear", "≥ 0, sums differ: counts or logits")
+        return ("counts", "whole numbers ≥ 0 (labels and tokens are, too)") if whole else ("unclear", "≥ 0, sums differ: counts or logits")
     if _valid(rows, "log_probs").all():
         return "log_probs", "rows are ≤ 0 and their exponentials sum to 1"
     if _valid(rows, "logits").all():
-        return "logits", "no constraint but that no value is +inf"
+        return "logits", "finite values or -inf, with no sign or sum in common"
     return "unclear", "there are rows that are valid in no space"
+
+
+def _telling(rows: NDArray[Any]) -> NDArray[Any]:
+    """Leave out rows with a NaN, and rows of zeros, which are padding or not yet counted."""
+    values = rows.astype(np.float64)
+    return rows[~np.isnan(values).any(axis=1) & values.any(axis=1)]
 
 
 def _valid(rows: NDArray[Any], space: str) -> NDArray[np.bool_]:
@@ -109,10 +116,10 @@ def check_space(tensor: Tensor, axis: int, given: str, classes: int | None) -> N
     """
     rows = sample(tensor, axis)
     if given == "logits" and rows.shape[1] > 1:
-        clean = rows[~np.isnan(rows.astype(np.float64)).any(axis=1)]
-        if len(clean) and _valid(clean, "probs").all():
+        telling = _telling(rows)
+        if len(telling) and _valid(telling, "probs").all():
             raise FileError(
-                f"{tensor.label}: --given logits, but all of {len(clean)} sampled rows are ≥ 0 and sum to 1: "
+                f"{tensor.label}: --given logits, but all of {len(telling)} sampled rows are ≥ 0 and sum to 1: "
                 "use --given probs, or --no-check if they are logits all the same"
             )
     rows = rows[:, :classes]
@@ -121,4 +128,5 @@ def check_space(tensor: Tensor, axis: int, given: str, classes: int | None) -> N
     try:
         kullback.entropy(rows, given=given)
     except ValueError as error:
-        raise FileError(f"{tensor.label}: --given {given} fits none of {len(rows)} sampled rows: {error}") from error
+        reason = in_terms_of_options(str(error)).replace("p: row", "sampled row", 1)
+        raise FileError(f"{tensor.label}: --given {given} fits none of {len(rows)} sampled rows: {reason}") from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kullback._files import FileError, Rows, Tensor, open_rows, select_aligned
 
-__all__ = ["Aligned", "Block", "Labels", "Part", "blocks", "described", "locate_row", "parts", "sample"]
+__all__ = ["Aligned", "Block", "Labels", "Part", "blocks", "described", "in_terms_of_options", "parts", "sample"]
 
 BLOCK_BYTES = 16 << 20
 """Bytes of a matrix read at once: a few ms of work a block against about 0.2 ms of Python around it."""
@@ -350,24 +350,42 @@ def sample(tensor: Tensor, axis: int | None) -> NDArray[Any]:
     return np.concatenate(copies)
 
 
-def locate_row(message: str, block: Block) -> str:
-    """Count the row that a message about a block names from the beginning of the input.
+def in_terms_of_options(message: str, block: Block | None = None) -> str:
+    """Say what the library says of a block in the words of the command line.
+
+    Parameters
+    ----------
+    message : str
+        A message of the library, which names rows of the block and keyword arguments.
+    block : Block, optional
+        Where rows are counted from; rows of a sample stay as they are.
+
+    Returns
+    -------
+    str
+        The message with rows counted from the beginning of the input, and options.
 
     Examples
     --------
     >>> from pathlib import Path
     >>> import numpy as np
     >>> from kullback._files import Tensor
-    >>> from kullback.cli.inputs import Block, Part, locate_row
+    >>> from kullback.cli.inputs import Block, Part, in_terms_of_options
     >>> part = Part((Tensor(Path("x.npy"), "", (3, 4, 2), np.dtype("f4"), 128),), 2, 0, 0)
-    >>> locate_row("label 2 of row 1 is out of range", Block(part, 0, 5, [np.zeros((7, 2))]))
-    'label 2 of row 6 (sequence 1, position 2) is out of range'
+    >>> block = Block(part, 0, 5, [np.zeros((7, 2))])
+    >>> in_terms_of_options("label 2 of row 1 is out of range for 2 classes", block)
+    'label 2 of row 6 (sequence 1, position 2) is out of range for 2 classes'
+    >>> in_terms_of_options('for counts pass given="counts"')
+    'for counts pass --given counts'
     """
 
     def counted(match: re.Match[str]) -> str:
+        assert block is not None
         within = block.start + int(match[1])
         sequence, position = divmod(within, block.part.length)
         place = f" (sequence {block.part.first_sequence + sequence}, position {position})"
         return f"row {block.part.first + within}" + place * (len(block.part.leading) > 1)
 
-    return re.sub(r"\brow (\d+)", counted, message)
+    if block is not None:
+        message = re.sub(r"\brow (\d+)", counted, message)
+    return re.sub(r'\b([a-z_]+)="(\w+)"', lambda match: f"--{match[1].replace('_', '-')} {match[2]}", message)

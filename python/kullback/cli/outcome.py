@@ -9,8 +9,6 @@ from contextlib import contextmanager
 
 import typer
 
-from kullback._files import FileError, WriteError
-
 __all__ = ["FAILED_IF", "INVALID_ROWS", "missing_extra", "reporting"]
 
 BAD_DATA = 1
@@ -21,6 +19,8 @@ FAILED_IF = 4
 @contextmanager
 def reporting() -> Iterator[None]:
     """Turn what is wrong with the data or the disk into one line on standard error and exit status 1."""
+    from kullback._files import FileError, WriteError
+
     try:
         yield
     except BrokenPipeError:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kullback._files import AtomicFile, FileError, Tensor, open_writer
-from kullback.cli.inputs import Aligned, Block, Labels, Part, blocks, locate_row
+from kullback.cli.inputs import Aligned, Block, Labels, Part, blocks, in_terms_of_options
 from kullback.cli.progress import showing_progress
 
 __all__ = ["Kernel", "Selection", "result_dtype", "scan"]
@@ -134,7 +134,7 @@ def scan(
                 results, status = kernel(block, labels, mask)
             except (ValueError, IndexError, TypeError) as error:
                 names = " and ".join(tensor.label for tensor in block.part.tensors)
-                raise FileError(f"{names}: {locate_row(str(error), block)}") from error
+                raise FileError(f"{names}: {in_terms_of_options(str(error), block)}") from error
             update(results, status, groups)
             if writer is not None:
                 writer.write({**place, **{name: results[name] for name in columns}})
