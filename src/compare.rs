@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::math::{Math, wide};
 use crate::measure::{COMPARE, Compare};
 use crate::parallel;
-use crate::rows::{BATCH, Batch, Dtype, Lead, Map, evaluate};
+use crate::rows::{BATCH, Batch, Dtype, Lead, Map, evaluate, first_equal};
 use crate::score::{Invalid, Job, Verdict, nanoseconds_a_row, scale};
 use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
 
@@ -69,14 +69,10 @@ unsafe impl Sync for Columns {}
 pub fn compare(outer: &Job, columns: &Columns) -> Result<()> {
     let job = outer.collapsed();
     let linear = job.operands.iter().any(|x| !x.given.is_log());
-    let wide = job.operands.iter().any(|x| !matches!(x.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
+    let wide = !Dtype::single(job.operands.iter().map(|x| x.dtype));
     let apart = job.operands[0].temperature != job.operands[1].temperature;
     let far = job.operands.iter().any(|x| !(1e-20..1e20).contains(&x.temperature));
-    if linear || wide || apart || far {
-        fill::<f64>(&job, outer, columns)
-    } else {
-        fill::<f32>(&job, outer, columns)
-    }
+    if linear || wide || apart || far { fill::<f64>(&job, outer, columns) } else { fill::<f32>(&job, outer, columns) }
 }
 
 /// How each operand becomes logarithms at one temperature, and that temperature.
@@ -118,7 +114,11 @@ fn fill<E: Math>(job: &Job, outer: &Job, columns: &Columns) -> Result<()> {
                     for column in &columns.columns {
                         let value = match column.which {
                             i if i < MEASURED => batch.value[i][k],
-                            SAME_TOP => f64::from(u8::from(top(job, 0, *row) == top(job, 1, *row))),
+                            SAME_TOP => {
+                                let top =
+                                    |i: usize| first_equal(level, &rows, i, *row, batch.value[MEASURED + 2 * i][k]);
+                                f64::from(u8::from(top(0) == top(1)))
+                            }
                             i => extra[i - NLL_BASE][k],
                         };
                         columns.store(column, *row, value);
@@ -150,9 +150,17 @@ impl Columns {
     }
 
     /// Whether a row is two distributions; what is wrong is noted.
-    fn settle(&self, job: &Job, batch: &Batch<'_, 2, COMPARE>, k: usize, row: usize, invalid: &Mutex<Invalid>) -> Status {
+    fn settle(
+        &self,
+        job: &Job,
+        batch: &Batch<'_, 2, COMPARE>,
+        k: usize,
+        row: usize,
+        invalid: &Mutex<Invalid>,
+    ) -> Status {
         let right = job.operands.iter().zip(batch.mass).all(|(x, mass)| {
-            let tolerance = if job.check_sums && x.given.name() == "log_probs" { Job::tolerance(x.dtype) } else { f64::MAX };
+            let tolerance =
+                if job.check_sums && x.given.name() == "log_probs" { Job::tolerance(x.dtype) } else { f64::MAX };
             mass[k].abs() <= tolerance
         });
         // The masses of staged probabilities are logarithms of their sums.
@@ -196,6 +204,9 @@ fn likelihoods(
         };
         for (i, logs) in logs.iter_mut().enumerate() {
             logs[k] = job.class(i, *row, column);
+            if let Map::Divide(t) = map[i] {
+                logs[k] = (logs[k] - job.origin(i, *row)) / t;
+            }
         }
     }
     for (i, logs) in logs.iter_mut().enumerate() {
@@ -204,8 +215,7 @@ fn likelihoods(
         }
         for k in 0..batch.rows.len() {
             let (max, over) = (batch.value[MEASURED + 2 * i][k], batch.value[MEASURED + 2 * i + 1][k]);
-            let x = if let Map::Divide(t) = map[i] { logs[k] / t } else { logs[k] };
-            result[i][k] = (max - x) / t + over;
+            result[i][k] = (max - logs[k]) / t + over;
         }
     }
     let [base, other, delta] = &mut result;
@@ -221,17 +231,6 @@ fn likelihoods(
         }
     });
     result
-}
-
-/// The first of a row's largest classes.
-fn top(job: &Job, operand: usize, row: usize) -> usize {
-    let mut best = (0, f64::NEG_INFINITY);
-    job.elements(operand, row, |column, value| {
-        if value > best.1 {
-            best = (column, value);
-        }
-    });
-    best.0
 }
 
 impl Column {

@@ -2,7 +2,9 @@
 
 use crate::error::Result;
 use crate::math::Math;
-use crate::measure::{CrossEntropyMixed, LogSoftmax, LogSumExp, PointwiseTarget, Softmax, TargetLog, TargetSum, TargetSumLog};
+use crate::measure::{
+    CrossEntropyMixed, LogSoftmax, LogSumExp, PointwiseTarget, Softmax, TargetLog, TargetSum, TargetSumLog,
+};
 use crate::parallel;
 use crate::reduce::Total;
 use crate::rows::{BATCH, Dtype, Emit, Lead, Map, Measure, Rows, Target, emit_rows, evaluate};
@@ -40,7 +42,7 @@ fn collapsed(job: &Job, field: &Field) -> (Job, Field) {
 
 /// Whether every operand is computed in single precision.
 fn is_single(job: &Job) -> bool {
-    job.operands.iter().all(|x| matches!(x.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16))
+    Dtype::single(job.operands.iter().map(|x| x.dtype))
 }
 
 /// Rows that are normalised and then written: as many at once as stay in a 1 MiB share of L2.
@@ -51,7 +53,11 @@ fn group(classes: usize, size: usize) -> usize {
 /// Writes the softmax, or its logarithm, of every row.
 pub fn softmax(job: &Job, field: &Field, logarithm: bool) -> Result<()> {
     let (job, field) = collapsed(job, field);
-    if is_single(&job) { softmax_of::<f32>(&job, &field, logarithm) } else { softmax_of::<f64>(&job, &field, logarithm) }
+    if is_single(&job) {
+        softmax_of::<f32>(&job, &field, logarithm)
+    } else {
+        softmax_of::<f64>(&job, &field, logarithm)
+    }
 }
 
 fn softmax_of<E: Math>(job: &Job, field: &Field, logarithm: bool) -> Result<()> {
@@ -133,7 +139,9 @@ pub fn kl_total(job: &Job, log_target: bool) -> Total {
 fn total<E: Math, M: Measure<E, 2, 0, 1, 1>>(job: &Job, m: M) -> Total {
     let rows: Rows<'_, E, 2> = job.inputs([Map::Keep; 2]);
     sum_rows(job, &|which, push| {
-        evaluate::<E, M, 2, 0, 1, 1>(level(), m, &rows, which, &mut |batch| batch.value[0].iter().for_each(|v| push(*v)));
+        evaluate::<E, M, 2, 0, 1, 1>(level(), m, &rows, which, &mut |batch| {
+            batch.value[0].iter().for_each(|v| push(*v))
+        });
     })
 }
 

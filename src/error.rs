@@ -37,9 +37,7 @@ pub fn invalid_rows(argument: &str, given: &str, row: &str, flaw: Flaw, toleranc
     let what = match flaw {
         Flaw::Element { column, value } => {
             let remedy = match given {
-                "probs" | "counts" if value < 0.0 => {
-                    "; for logarithms pass given=\"log_probs\" or given=\"logits\""
-                }
+                "probs" | "counts" if value < 0.0 => "; for logarithms pass given=\"log_probs\" or given=\"logits\"",
                 _ => "",
             };
             let accepted = match given {

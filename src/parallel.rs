@@ -56,11 +56,8 @@ fn pool(size: usize) -> Option<&'static rayon::ThreadPool> {
         {
             return Some(&current.pool);
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(size)
-            .thread_name(|i| format!("kullback-{i}"))
-            .build()
-            .ok()?;
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(size).thread_name(|i| format!("kullback-{i}")).build().ok()?;
         let made = Box::into_raw(Box::new(Pool { process, size, pool }));
         if POOL.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: `made` was not published, so this is its only owner.

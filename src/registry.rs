@@ -28,25 +28,27 @@ pub enum Quantity {
 /// Evaluates a quantity on all rows of a job.
 pub fn run(quantity: Quantity, outer: &Job) -> Result<Total> {
     let job = outer.collapsed();
-    let narrow = |d: Dtype| matches!(d, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
     let far = |t: f64| !(1e-20..1e20).contains(&t);
-    let single = job.operands.iter().all(|x| narrow(x.dtype) && !far(x.temperature)) && !staged(quantity, &job);
+    let single = Dtype::single(job.operands.iter().map(|x| x.dtype))
+        && !job.operands.iter().any(|x| far(x.temperature))
+        && !staged(quantity, &job);
     if !single {
         return double(quantity, &job, outer);
     }
-    // What overflows in single precision is passed once more in double.
-    let rescue = |row: usize| one(quantity, &job, row, Map::Keep);
+    // What leaves the range of single precision is passed once more in double.
+    let rescue = |row: usize| one(quantity, &job, row);
     evaluate::<f32>(quantity, &job, outer, [Map::Keep; 2], &rescue)
 }
 
-/// A quantity in double precision, where masses whose sums overflow are passed once more, scaled.
+/// A quantity in double precision.
 fn double(quantity: Quantity, job: &Job, outer: &Job) -> Result<Total> {
-    let rescue = |row: usize| one(quantity, job, row, Map::Divide(2f64.powi(512)));
+    let rescue = |row: usize| one(quantity, job, row);
     evaluate::<f64>(quantity, job, outer, maps(quantity, job), &rescue)
 }
 
-/// The result of one row in double precision, in nats; NaN if it has none.
-fn one(quantity: Quantity, job: &Job, row: usize, map: Map) -> f64 {
+/// The result of one row in double precision, in nats, masses scaled by a power of two that brings each row's largest
+/// near 1; NaN if it has none. For rows at the ends of their element's range.
+fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
     let lead = crate::rows::Lead { shape: &job.lead };
     let mut single = job.clone();
     for x in &mut single.operands {
@@ -64,7 +66,15 @@ fn one(quantity: Quantity, job: &Job, row: usize, map: Map) -> f64 {
     (single.rows, single.out, single.total, single.root) = (None, None, true, false);
     (single.unit, single.threads, single.check_sums, single.invalid_is_nan) = (1.0, 1, false, true);
     single.lead.clear();
-    let maps = if map == Map::Keep { maps(quantity, &single) } else { [map; 2] };
+    let mut maps = maps(quantity, &single);
+    for (k, map) in maps.iter_mut().enumerate().take(single.operands.len()) {
+        if *map == Map::Keep && !single.operands[k].given.is_log() {
+            let mut largest: f64 = 0.0;
+            single.elements(k, 0, |_, value| largest = largest.max(value));
+            // 2^1074 overflows: a subnormal maximum stays below 1, which is near enough.
+            *map = Map::Shrink(f64::from_bits(largest.to_bits() >> 52 << 52).max(f64::MIN_POSITIVE));
+        }
+    }
     let total = evaluate::<f64>(quantity, &single, &single, maps, &|_| f64::NAN);
     total.map_or(f64::NAN, |t| t.sum())
 }
@@ -111,7 +121,9 @@ fn evaluate<E: Math>(quantity: Quantity, job: &Job, outer: &Job, map: [Map; 2], 
         (Quantity::CrossEntropy, false, true) => {
             score::<E, _, _, _, _, _>(job, outer, CrossEntropyMixed::<E, false>(t(1)?), map, rescue)
         }
-        (Quantity::CrossEntropy, true, _) => score::<E, _, _, _, _, _>(job, outer, CrossEntropyLog::<E>(t(0)?, t(1)?), map, rescue),
+        (Quantity::CrossEntropy, true, _) => {
+            score::<E, _, _, _, _, _>(job, outer, CrossEntropyLog::<E>(t(0)?, t(1)?), map, rescue)
+        }
         (Quantity::Kl, false, _) => score::<E, _, _, _, _, _>(job, outer, KlLin, map, rescue),
         (Quantity::Kl, true, _) => score::<E, _, _, _, _, _>(job, outer, KlLog::<E>(t(0)?), map, rescue),
         (Quantity::Js, false, _) => score::<E, _, _, _, _, _>(job, outer, JsLin, map, rescue),

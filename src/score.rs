@@ -25,12 +25,8 @@ pub enum Given {
 
 impl Given {
     /// All of them by name.
-    pub const NAMES: [(&'static str, Given); 4] = [
-        ("probs", Given::Probs),
-        ("counts", Given::Counts),
-        ("log_probs", Given::LogProbs),
-        ("logits", Given::Logits),
-    ];
+    pub const NAMES: [(&'static str, Given); 4] =
+        [("probs", Given::Probs), ("counts", Given::Counts), ("log_probs", Given::LogProbs), ("logits", Given::Logits)];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -321,6 +317,14 @@ impl Job {
         unsafe { input.element(lead.offset(input.lead, row), column) }
     }
 
+    /// What [`Map::Divide`] subtracts from the elements of a row.
+    pub fn origin(&self, k: usize, row: usize) -> f64 {
+        let lead = Lead { shape: &self.lead };
+        let input = self.input(k, Map::Keep);
+        // SAFETY: a row with a label in range has a class.
+        unsafe { input.origin(lead.offset(input.lead, row)) }
+    }
+
     /// The elements of a row of one operand as they are stored; excluded classes left out.
     pub fn elements(&self, k: usize, row: usize, mut see: impl FnMut(usize, f64)) {
         let lead = Lead { shape: &self.lead };
@@ -597,6 +601,7 @@ fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
 
 /// The scale of an operand's temperature, or the error that says what is accepted.
 pub fn scale<E: Math>(temperature: f64) -> Result<Scale<E>> {
-    Scale::new(temperature)
-        .ok_or_else(|| Error::Value(format!("temperature must be a number > 0 between 1e-290 and 1e290, got {temperature}")))
+    Scale::new(temperature).ok_or_else(|| {
+        Error::Value(format!("temperature must be a number > 0 between 1e-290 and 1e290, got {temperature}"))
+    })
 }

@@ -74,6 +74,10 @@ pub trait Element: SimdFloatElement + PartialOrd + Send + Sync + 'static {
     const LANES: usize;
     /// Smallest positive normal number.
     const TINY: Self;
+    /// Largest power of two that is kept clear of overflow, for scales.
+    const MOST: f64;
+    /// Sums of masses from here on are far from losing digits to underflow.
+    const LEAST: f64;
     /// Bounds within which neither a ratio nor a sum of a chain of such numbers leaves the normal range.
     const RATIOS: (Self, Self);
     /// 0.
@@ -171,6 +175,9 @@ fn join2(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
 impl Element for f32 {
     const LANES: usize = 16;
     const TINY: f32 = f32::MIN_POSITIVE;
+    // 2^126, 2^−100
+    const MOST: f64 = 8.507_059_173_023_462e37;
+    const LEAST: f64 = 7.888_609_052_210_118e-31;
     const RATIOS: (f32, f32) = (1.2e-38, 8e37);
     const ZERO: f32 = 0.0;
     const INFINITY: f32 = f32::INFINITY;
@@ -222,6 +229,9 @@ impl Element for f32 {
 impl Element for f64 {
     const LANES: usize = 8;
     const TINY: f64 = f64::MIN_POSITIVE;
+    // 2^1022, 2^−900
+    const MOST: f64 = 4.494_232_837_155_79e307;
+    const LEAST: f64 = 1.183_052_186_166_774_7e-271;
     const RATIOS: (f64, f64) = (2.3e-308, 4e307);
     const ZERO: f64 = 0.0;
     const INFINITY: f64 = f64::INFINITY;
@@ -327,6 +337,11 @@ pub fn levels() -> Vec<&'static str> {
     NAMES.into_iter().filter(|name| by_name(name).is_some()).collect()
 }
 
+/// The levels themselves, best first.
+pub fn all_levels() -> Vec<Level> {
+    NAMES.into_iter().filter_map(by_name).collect()
+}
+
 /// Forces a level; `false` if this machine cannot run it.
 pub fn set_level(name: &str) -> bool {
     match NAMES.iter().position(|n| *n == name) {
@@ -363,15 +378,35 @@ macro_rules! dispatch {
     ($level:expr, $s:ident => $body:expr) => {
         match $level {
             #[cfg(target_arch = "x86_64")]
-            $crate::simd::Level::Avx512($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            $crate::simd::Level::Avx512($s) => $crate::simd::Simd::vectorize(
+                $s,
+                #[inline(always)]
+                || $body,
+            ),
             #[cfg(target_arch = "x86_64")]
-            $crate::simd::Level::Avx2($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            $crate::simd::Level::Avx2($s) => $crate::simd::Simd::vectorize(
+                $s,
+                #[inline(always)]
+                || $body,
+            ),
             #[cfg(target_arch = "aarch64")]
-            $crate::simd::Level::Neon($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            $crate::simd::Level::Neon($s) => $crate::simd::Simd::vectorize(
+                $s,
+                #[inline(always)]
+                || $body,
+            ),
             #[cfg(target_arch = "x86_64")]
-            $crate::simd::Level::Sse2($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            $crate::simd::Level::Sse2($s) => $crate::simd::Simd::vectorize(
+                $s,
+                #[inline(always)]
+                || $body,
+            ),
             #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-            $crate::simd::Level::Fallback($s) => $crate::simd::Simd::vectorize($s, #[inline(always)] || $body),
+            $crate::simd::Level::Fallback($s) => $crate::simd::Simd::vectorize(
+                $s,
+                #[inline(always)]
+                || $body,
+            ),
             _ => unreachable!("`level` gives no other"),
         }
     };

@@ -110,7 +110,7 @@ def pairs(
         "two equal maxima": (np.minimum(noise(), 1.0) + bump(0, 3.0) + bump(-1, 3.0), noise()),
     }
     steps = (1e-1, 1e-2) if half else (1e-1, 1e-2, 1e-3, 1e-4, 1e-5) + ((1e-7, 1e-9) if dtype.itemsize == 8 else ())
-    for step in steps:
+    for step in (0.6, 0.3, *steps):
         base = noise(2.0)
         logs[f"near {step:g}"] = (base, base + noise(step))
     peaked = noise(2.0) + bump(-1, height)

@@ -43,21 +43,24 @@ __all__ = [
 ]
 
 _LAZY = {"Accumulator": "_accumulate", "Comparison": "_compare", "compare": "_compare"}
+_MODULES = ("functional",)
 
 
 def __getattr__(name: str) -> Any:
     # What few calls need is imported when it is first asked for: importing the package stays a matter of milliseconds.
-    if name not in _LAZY:
-        raise AttributeError(f"module 'kullback' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"kullback.{name}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kullback' has no attribute {name!r}")
     value = getattr(import_module(f"kullback.{_LAZY[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 @contextmanager

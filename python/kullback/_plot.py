@@ -98,10 +98,11 @@ class Histograms:
             A format of matplotlib: ``"png"``, ``"svg"``, ``"pdf"``.
         """
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         labelled = bool(self._delta.any()) and summary.get("delta_p") is not None
-        figure = Figure(figsize=(8.0, 6.6 if labelled else 3.9), dpi=150, layout="constrained", facecolor="white")
-        figure.get_layout_engine().set(h_pad=0.1, hspace=0.06)
+        layout = ConstrainedLayoutEngine(h_pad=0.1, hspace=0.06)
+        figure = Figure(figsize=(8.0, 6.6 if labelled else 3.9), dpi=150, layout=layout, facecolor="white")
         figure.suptitle(title, x=0.012, ha="left", fontsize=11, color=_INK)
         panels = figure.subplots(2 if labelled else 1, 1, squeeze=False)[:, 0]
         self._draw_kl(panels[0], summary["kl"])
@@ -160,7 +161,7 @@ def _counted(place: NDArray[Any], bins: int) -> NDArray[np.int64]:
 
 def _bars(rows: int) -> int:
     """How many bars `rows` rows fill: Rice's rule (2 ∛n) doubled, since a log axis spreads the tail thin."""
-    return min(_BARS, max(10, round(4 * float(rows) ** (1 / 3))))
+    return min(_BARS, max(10, round(4 * math.cbrt(rows))))
 
 
 def _between(counts: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -213,6 +214,7 @@ def _mark(axes: Axes, marks: _Marks, height: float, style: str) -> None:
             va="top",
             fontsize=8,
             color=_INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
         )
 
 

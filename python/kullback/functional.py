@@ -326,11 +326,13 @@ def _from_indices(
     else:
         values = np.asarray(_core.nll(x, labels, given="logits", axis=axis, on_invalid="nan"), dtype=np.float64)
     factor = np.ones(t.shape) if w is None else w.astype(np.float64)[labels]
-    values = factor * values
+    with np.errstate(invalid="ignore"):
+        values = factor * values
     if smoothing > 0.0:
         share = np.ones(classes, x.dtype) if w is None else w
         spread = np.asarray(_core.soft_cross_entropy(share, x, axis=axis), dtype=np.float64)
-        values = (1.0 - smoothing) * values + (smoothing / classes) * spread
+        with np.errstate(invalid="ignore"):
+            values = (1.0 - smoothing) * values + (smoothing / classes) * spread
     values = np.where(counted, values, 0.0)
     return _reduce(values, np.sum(np.where(counted, factor, 0.0)), reduction, dtype)
 
@@ -343,6 +345,9 @@ def _from_probabilities(
     if ignore >= 0:
         raise ValueError("ignore_index is not supported for floating point target")
     dtype = _result(x, t, w)
+    if x.shape[axis] == 0:
+        # torch counts positions as size / classes: 0 / 0.
+        return _reduce(np.zeros(x.shape[:axis] + x.shape[axis + 1 :]), 0, reduction, dtype)
     if smoothing > 0.0:
         t = (t * (1.0 - smoothing) + smoothing / x.shape[axis]).astype(dtype)
     if w is not None:

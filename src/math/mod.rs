@@ -5,7 +5,7 @@
 //! are in ulp of the result and include the half ulp of the last rounding.
 
 use crate::simd::prelude::*;
-use crate::simd::{array, Element, M, Simd, V, fma};
+use crate::simd::{Element, M, Simd, V, array, fma};
 
 #[rustfmt::skip]
 mod coefficients;

@@ -1,6 +1,7 @@
 //! What the tests of this folder share: evaluation at every level, ulp distances, the reference vectors.
 
 use super::Math;
+pub use crate::simd::all_levels as levels;
 use crate::simd::prelude::*;
 use crate::simd::{Level, Simd, V, dispatch};
 
@@ -22,20 +23,6 @@ macro_rules! op {
     };
 }
 pub(crate) use op;
-
-/// The levels this machine can run, best first.
-pub fn levels() -> Vec<Level> {
-    let mut levels = vec![];
-    #[cfg(target_arch = "x86_64")]
-    {
-        levels.extend(Level::new().as_avx512().map(Level::Avx512));
-        levels.extend(Level::new().as_avx2().map(Level::Avx2));
-    }
-    #[cfg(target_arch = "aarch64")]
-    levels.extend(Level::new().as_neon().map(Level::Neon));
-    levels.push(Level::fallback());
-    levels
-}
 
 #[inline(always)]
 fn fill<S: Simd, E: Math, O: Op<E>>(s: S, x: &[E], y: &mut [E]) {

@@ -1,11 +1,12 @@
 //! Everything that tells two models apart on one row, from one reading of both rows of logits: the log-sum-exps and
 //! entropies in a first pass, the divergences on exactly normalised rows in a second, while the row sits in cache.
 
+use super::cross_entropy::expected;
 use super::entropy::mass;
-use super::frame::{LOG, Scale, gap, gap_anywhere, ln_over_top};
-use super::js::{exp_minus, js_far, lse_gap};
+use super::frame::{DOUBLED, LOG, Scale, gap, gap_anywhere, ln_over_top, phi_doubled};
+use super::js::{exp_minus, js_far, regapped};
 use crate::math::{Math, wide};
-use crate::rows::{Done, Measure, Part};
+use crate::rows::{Done, Measure, Part, Terms};
 use crate::simd::*;
 
 /// Number of results: KL(a‖b), KL(b‖a), JS, TV, H(a), H(b), H(a, b), then max and log-sum-exp over max of a and of b.
@@ -39,21 +40,25 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 12],
         [a, b]: [V<S, E>; 2],
         sums: [V<S, E>; 7],
-    ) -> [V<S, E>; 7] {
-        if SECOND { self.divergences(s, at, a, b, sums) } else { self.normalisers(s, at, a, b, sums) }
+    ) -> Terms<S, E, 7> {
+        if SECOND {
+            self.divergences::<S, CAREFUL>(s, at, a, b, sums)
+        } else {
+            self.normalisers::<S, CAREFUL>(s, at, a, b, sums)
+        }
     }
 
     #[inline(always)]
     fn merge<S: Simd>(self, s: S, a: Part<S, 12, 7>, b: Part<S, 12, 7>) -> Part<S, 12, 7> {
         let second = a.at[8].simd_eq(a.at[8]);
-        let x = self.0.join(s, &a.at[..4], &b.at[..4]);
-        let y = self.0.join(s, &a.at[4..8], &b.at[4..8]);
+        let x = self.0.join(s, [&a.at[..4], &b.at[..4]], [a.sum[1], b.sum[1]]);
+        let y = self.0.join(s, [&a.at[4..8], &b.at[4..8]], [a.sum[3], b.sum[3]]);
         let pair = |k: usize| [a.sum[k], b.sum[k]];
         let [xs, xk] = x.masses(s, pair(0), pair(1));
         let [ys, yk] = y.masses(s, pair(2), pair(3));
@@ -92,14 +97,20 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
         if second {
             let mut value = before;
             value[..4].copy_from_slice(&corrected(s, sums));
-            return Done { value, mass: [zero; 2], again: zero.simd_gt(zero), hint: [zero; 12] };
+            let rho = sums[4];
+            let mut hint = part.at;
+            [hint[8], hint[9], hint[10], hint[11]] =
+                regapped::<S, E>(s, self.0, [part.at[8], part.at[9], part.at[10], part.at[11]], rho);
+            // Where the correction is not small, the gap is corrected and the row passed once more.
+            let again = (rho * rho).simd_gt(sums[0]);
+            return Done { value, mass: [zero; 2], again, hint };
         }
         let [xs, xk, ys, yk, x_moment, y_moment, cross] = sums;
         let (a, b) = (&part.at[..4], &part.at[4..8]);
         let (x_top, y_top) = (self.0.top(s, a), self.0.top(s, b));
         let (x_sum, y_sum) = (fma(xk, x_top, xs), fma(yk, y_top, ys));
-        let x_over = ln_over_top(s, a[3], x_top, xs, xk);
-        let y_over = ln_over_top(s, b[3], y_top, ys, yk);
+        let x_over = ln_over_top(s, x_top, xs, xk);
+        let y_over = ln_over_top(s, y_top, ys, yk);
         let usual = x_over.simd_eq(x_over) & y_over.simd_eq(y_over);
         let nan = W::splat(s, f64::NAN);
         let below = |moment: W<S>, mass: W<S>| -(moment * self.0.inv()) / mass;
@@ -117,7 +128,7 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
             y_over,
         ];
         let one = W::splat(s, 1.0);
-        let [head, tail] = lse_gap::<S, E>(s, self.0, [a, b], [x_sum, y_sum]);
+        let [head, tail] = self.0.gap(s, [a, b], [x_sum, y_sum]);
         let mut hint = [zero; 12];
         hint[..8].copy_from_slice(&part.at[..8]);
         hint[8..].copy_from_slice(&[one / x_sum, one / y_sum, head, tail]);
@@ -148,28 +159,22 @@ fn corrected<S: Simd>(s: S, [kl, reverse, js, tv, rho, sigma, _]: [W<S>; 7]) -> 
 
 impl<E: Math> Compare<E> {
     #[inline(always)]
-    fn normalisers<S: Simd>(
+    fn normalisers<S: Simd, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 12],
         a: V<S, E>,
         b: V<S, E>,
         [xs, xk, ys, yk, x_moment, y_moment, cross]: [V<S, E>; 7],
-    ) -> [V<S, E>; 7] {
+    ) -> Terms<S, E, 7> {
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
         let (u, v) = (a - at[0], b - at[4]);
         let (x_top, y_top) = (u.simd_eq(at[3]), v.simd_eq(at[7]));
         let (e, u) = self.0.exp(s, &at[..LOG], u, None);
         let (f, w) = self.0.exp(s, &at[LOG..2 * LOG], v, None);
-        // −∞ from the support is kept; a mass that underflowed elsewhere has no mean distance.
-        let none = E::NEG_INFINITY;
-        let below = v - at[7];
-        let outside = b.simd_eq(none);
-        let mut crossing = e * below;
-        if outside.any_true() {
-            crossing = outside.select(a.simd_eq(none).select(zero, V::<S, E>::splat(s, none)), crossing);
-        }
-        [
+        let (no_a, no_b) = (a.simd_eq(E::NEG_INFINITY), b.simd_eq(E::NEG_INFINITY));
+        let (crossing, odd) = expected::<S, E, CAREFUL>(s, e, no_a, no_b, v - at[7]);
+        let sums = [
             xs + x_top.select(zero, e),
             xk + x_top.select(one, zero),
             ys + y_top.select(zero, f),
@@ -177,18 +182,19 @@ impl<E: Math> Compare<E> {
             x_moment + e * (u - at[3]),
             y_moment + f * (w - at[7]),
             cross + crossing,
-        ]
+        ];
+        (sums, odd)
     }
 
     #[inline(always)]
-    fn divergences<S: Simd>(
+    fn divergences<S: Simd, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 12],
         a: V<S, E>,
         b: V<S, E>,
         [kl, reverse, js, tv, rho, sigma, unused]: [V<S, E>; 7],
-    ) -> [V<S, E>; 7] {
+    ) -> Terms<S, E, 7> {
         let inv = self.0.inverse(s);
         let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
         let (zero, one, half) = (splat(0.0), splat(1.0), splat(0.5));
@@ -196,8 +202,7 @@ impl<E: Math> Compare<E> {
         let p = e * at[8];
         let mut d = gap::<S, E>(a, b, at[10], at[11], inv);
         let far = !d.abs().simd_lt(one);
-        let any_far = far.any_true();
-        if any_far {
+        if CAREFUL {
             d = far.select(gap_anywhere::<S, E>(s, a, b, at[10], at[11], inv), d);
         }
         let size = d.abs();
@@ -205,18 +210,26 @@ impl<E: Math> Compare<E> {
         // q − p = p(eᵈ − 1), q = p·eᵈ, each without cancellation while d is small.
         let rise = fma(square, E::phi(s, d), d);
         let mut q = fma(p, rise, p);
-        let mut terms =
-            [p * square * E::phi(s, d), q * square * E::phi(s, -d), size * size * E::js_log(s, size), (p * rise).abs() * half];
+        let mut terms = [
+            p * square * E::phi(s, d),
+            q * square * E::phi(s, -d),
+            size * size * E::js_log(s, size),
+            (p * rise).abs() * half,
+        ];
         let mut apart = p * rise;
-        if any_far {
+        if CAREFUL {
             let (f, _) = self.0.exp(s, &at[LOG..2 * LOG], b - at[4], None);
             q = far.select(f * at[9], q);
             let infinity = V::<S, E>::splat(s, E::INFINITY);
             let (no_p, no_q) = (d.simd_eq(E::INFINITY), d.simd_eq(E::NEG_INFINITY));
             let drift = |m: V<S, E>| m.simd_eq(zero).select(zero, m * d);
-            let forward = no_q.select(infinity, no_p.select(q, (q - p) - drift(p)));
-            let backward = no_p.select(infinity, no_q.select(p, (p - q) + drift(q)));
-            let far_terms = [forward, backward, js_far::<S, E>(s, size, exp_minus::<S, E>(s, size)), (q - p).abs() * half];
+            let near = size.simd_lt(splat(DOUBLED));
+            let forward = near.select(p * phi_doubled::<S, E>(s, d), (q - p) - drift(p));
+            let backward = near.select(q * phi_doubled::<S, E>(s, -d), (p - q) + drift(q));
+            let forward = no_q.select(infinity, no_p.select(q, forward));
+            let backward = no_p.select(infinity, no_q.select(p, backward));
+            let far_terms =
+                [forward, backward, js_far::<S, E>(s, size, exp_minus::<S, E>(s, size)), (q - p).abs() * half];
             apart = far.select(q - p, apart);
             for (term, far_term) in terms.iter_mut().zip(far_terms) {
                 *term = far.select(far_term, *term);
@@ -224,7 +237,7 @@ impl<E: Math> Compare<E> {
         }
         let larger = d.simd_gt(zero).select(q, p);
         let signed = d.simd_gt(zero).select(q, d.simd_lt(zero).select(-q, zero));
-        [
+        let sums = [
             kl + terms[0],
             reverse + terms[1],
             fma(larger, terms[2], js),
@@ -232,6 +245,7 @@ impl<E: Math> Compare<E> {
             rho + apart,
             sigma + signed,
             unused,
-        ]
+        ];
+        (sums, far)
     }
 }

@@ -1,10 +1,10 @@
 //! H(p, q) = −Σ pᵢ ln qᵢ, in the form that makes H(p, p) equal H(p) in bits: everything is referred to the largest
 //! q₀, as in [`super::entropy`]. A class with p = 0 adds nothing, whatever q; p > 0 where q = 0 makes it +∞.
 
-use super::entropy::mass;
-use super::frame::{Scale, join_lin, lin_frame, ln_over_top};
+use super::entropy::{ln_term, mass};
+use super::frame::{Scale, in_range, join_lin, lin_frame, ln_over_top};
 use crate::math::{Math, wide};
-use crate::rows::{Done, Measure, Part};
+use crate::rows::{Done, Measure, Part, Terms, none};
 use crate::simd::*;
 
 /// Cross entropy of masses: ln(Q/q₀) + Σ_{q≠q₀} p·ln(q₀/q)/P.
@@ -48,11 +48,11 @@ impl CrossEntropyLin {
         let [scale_p, scale_q, top] = part.at;
         let zero = W::splat(s, 0.0);
         let total = p_top + p_rest;
-        let over = ln_over_top(s, top, top, q_rest, count);
+        let over = ln_over_top(s, top, q_rest, count);
         // Not negative; where it rounds to less than 0 it is 0.
         let below = fma(p_rest, wide::ln(s, top), -moment) / total;
         let below = below.simd_lt(zero).select(zero, below);
-        let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY);
+        let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY) & in_range(s, top);
         let value = usual.select(over + below, W::splat(s, f64::NAN));
         (value, [total / scale_p, fma(count, top, q_rest) / scale_q])
     }
@@ -68,25 +68,26 @@ impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
 
     #[inline(always)]
     fn frame<S: Simd>(self, s: S, seen: [W<S>; 3], _: [W<S>; 3]) -> [W<S>; 3] {
-        let [scale_q, top] = lin_frame(s, seen[1]);
-        [lin_frame(s, seen[0])[0], scale_q, top]
+        let [scale_q, top] = lin_frame::<S, E>(s, seen[1]);
+        [lin_frame::<S, E>(s, seen[0])[0], scale_q, top]
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 3],
         [p, q]: [V<S, E>; 2],
         [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
-    ) -> [V<S, E>; 5] {
+    ) -> Terms<S, E, 5> {
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
         let (x, y) = (p * at[0], q * at[1]);
         let is_top = y.simd_eq(at[2]);
         let (top, rest) = (is_top.select(x, zero), is_top.select(zero, x));
-        let mut term = rest * E::ln_or_zero(s, y);
-        let tiny = V::<S, E>::splat(s, E::TINY);
-        if !p.min(y).simd_ge(tiny).all_true() {
+        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, y);
+        let mut term = rest * ln;
+        let odd = odd | !p.simd_ge(V::<S, E>::splat(s, E::TINY));
+        if CAREFUL {
             // Support is decided on q itself: what the scale has flushed to zero still has a logarithm.
             let flushed = y.simd_eq(zero) & q.simd_gt(zero);
             let ln = flushed.select(E::ln(s, q) + E::ln(s, at[1]), E::ln(s, y));
@@ -96,13 +97,14 @@ impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
             term = p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term);
             term = (q.simd_lt(zero) | !q.simd_eq(q)).select(V::<S, E>::splat(s, E::NAN), term);
         }
-        [
+        let sums = [
             p_top + top,
             p_rest + rest,
             q_rest + is_top.select(zero, y),
             count + is_top.select(one, zero),
             moment + term,
-        ]
+        ];
+        (sums, odd)
     }
 
     #[inline(always)]
@@ -140,31 +142,34 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 8],
         [x, y]: [V<S, E>; 2],
         [xs, xk, ys, yk, moment]: [V<S, E>; 5],
-    ) -> [V<S, E>; 5] {
+    ) -> Terms<S, E, 5> {
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
         let (u, v) = (x - at[0], y - at[4]);
         let (x_top, y_top) = (u.simd_eq(at[3]), v.simd_eq(at[7]));
         let (e, _) = self.0.exp(s, &at[..4], u, None);
         let (f, _) = self.1.exp(s, &at[4..], v, None);
-        [
+        let (below, odd) =
+            expected::<S, E, CAREFUL>(s, e, x.simd_eq(E::NEG_INFINITY), y.simd_eq(E::NEG_INFINITY), v - at[7]);
+        let sums = [
             xs + x_top.select(zero, e),
             xk + x_top.select(one, zero),
             ys + y_top.select(zero, f),
             yk + y_top.select(one, zero),
-            moment + expected::<S, E>(s, e, x.simd_eq(E::NEG_INFINITY), v, at[7]),
-        ]
+            moment + below,
+        ];
+        (sums, odd)
     }
 
     #[inline(always)]
     fn merge<S: Simd>(self, s: S, a: Part<S, 8, 5>, b: Part<S, 8, 5>) -> Part<S, 8, 5> {
-        let jx = self.0.join(s, &a.at[..4], &b.at[..4]);
-        let jy = self.1.join(s, &a.at[4..], &b.at[4..]);
+        let jx = self.0.join(s, [&a.at[..4], &b.at[..4]], [a.sum[1], b.sum[1]]);
+        let jy = self.1.join(s, [&a.at[4..], &b.at[4..]], [a.sum[3], b.sum[3]]);
         let [xs, xk] = jx.masses(s, [a.sum[0], b.sum[0]], [a.sum[1], b.sum[1]]);
         let [ys, yk] = jy.masses(s, [a.sum[2], b.sum[2]], [a.sum[3], b.sum[3]]);
         let masses = each([&a, &b], |p| mass(s, self.0, &p.at[..4], p.sum[0], p.sum[1]));
@@ -179,8 +184,8 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
         let zero = W::splat(s, 0.0);
         let (x, y) = (&p.at[..4], &p.at[4..]);
         let (x_top, y_top) = (self.0.top(s, x), self.1.top(s, y));
-        let x_over = ln_over_top(s, x[3], x_top, xs, xk);
-        let over = ln_over_top(s, y[3], y_top, ys, yk);
+        let x_over = ln_over_top(s, x_top, xs, xk);
+        let over = ln_over_top(s, y_top, ys, yk);
         let below = -(moment * self.1.inv()) / fma(xk, x_top, xs);
         let value = x_over.simd_eq(x_over).select(over + below, W::splat(s, f64::NAN));
         Done {
@@ -195,18 +200,24 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
     }
 }
 
-/// weight·(v − top): 0 where the weight is absent, −∞ where only v is.
+/// weight·below: 0 where the weight is absent, −∞ where only the other mass is; a plain one reports an infinite distance.
 #[inline(always)]
-fn expected<S: Simd, E: Math>(s: S, weight: V<S, E>, absent: M<S, E>, v: V<S, E>, top: V<S, E>) -> V<S, E> {
-    let below = v - top;
-    let plain = weight * below;
-    let outside = v.simd_eq(E::NEG_INFINITY);
-    if !outside.any_true() {
-        return plain;
+pub(super) fn expected<S: Simd, E: Math, const CAREFUL: bool>(
+    s: S,
+    weight: V<S, E>,
+    absent: M<S, E>,
+    outside: M<S, E>,
+    below: V<S, E>,
+) -> (V<S, E>, M<S, E>) {
+    let odd = below.simd_eq(E::NEG_INFINITY);
+    let mut term = weight * below;
+    if CAREFUL {
+        let zero = V::<S, E>::splat(s, E::ZERO);
+        // A distance that overflows between finite logarithms counts for nothing where the weight has underflowed.
+        let nothing = absent | (weight.simd_eq(zero) & !outside);
+        term = odd.select(nothing.select(zero, below), term);
     }
-    let zero = V::<S, E>::splat(s, E::ZERO);
-    let empty = top.simd_eq(E::NEG_INFINITY);
-    outside.select(absent.select(zero, (!empty).select(below, V::<S, E>::splat(s, E::NEG_INFINITY))), plain)
+    (term, odd)
 }
 
 /// Cross entropy of masses p against e^{y/U}, times P if `WEIGHTED`: then the weights need no normalisation, may be
@@ -228,34 +239,35 @@ impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed
     #[inline(always)]
     fn frame<S: Simd>(self, s: S, seen: [W<S>; 5], _: [W<S>; 5]) -> [W<S>; 5] {
         let y = self.0.frame(s, seen[1]);
-        [lin_frame(s, seen[0])[0], y[0], y[1], y[2], y[3]]
+        [lin_frame::<S, E>(s, seen[0])[0], y[0], y[1], y[2], y[3]]
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 5],
         [p, y]: [V<S, E>; 2],
         [total, ys, yk, moment]: [V<S, E>; 4],
-    ) -> [V<S, E>; 4] {
+    ) -> Terms<S, E, 4> {
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
         let v = y - at[1];
         let top = v.simd_eq(at[4]);
         let (f, _) = self.0.exp(s, &at[1..], v, None);
         let x = p * at[0];
-        let term = if WEIGHTED {
-            x * (v - at[4])
+        let (term, odd) = if WEIGHTED {
+            (x * (v - at[4]), none::<S, E>(s))
         } else {
-            let term = expected::<S, E>(s, x, p.simd_eq(zero), v, at[4]);
-            p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term)
+            let outside = y.simd_eq(E::NEG_INFINITY);
+            let (term, odd) = expected::<S, E, CAREFUL>(s, x, p.simd_eq(zero), outside, v - at[4]);
+            (p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term), odd)
         };
-        [total + x, ys + top.select(zero, f), yk + top.select(one, zero), moment + term]
+        ([total + x, ys + top.select(zero, f), yk + top.select(one, zero), moment + term], odd)
     }
 
     #[inline(always)]
     fn merge<S: Simd>(self, s: S, a: Part<S, 5, 4>, b: Part<S, 5, 4>) -> Part<S, 5, 4> {
-        let j = self.0.join(s, &a.at[1..], &b.at[1..]);
+        let j = self.0.join(s, [&a.at[1..], &b.at[1..]], [a.sum[2], b.sum[2]]);
         let [ys, yk] = j.masses(s, [a.sum[1], b.sum[1]], [a.sum[2], b.sum[2]]);
         let scale = a.at[0].min(b.at[0]);
         let mut total = Sum::new(s, W::splat(s, 0.0));
@@ -276,7 +288,7 @@ impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed
         let [total, ys, yk, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let y = &p.at[1..];
-        let over = ln_over_top(s, y[3], self.0.top(s, y), ys, yk);
+        let over = ln_over_top(s, self.0.top(s, y), ys, yk);
         let below = -(moment * self.0.inv());
         let value = if WEIGHTED {
             fma(total, over, below) / p.at[0]

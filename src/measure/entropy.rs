@@ -7,7 +7,7 @@
 use super::cross_entropy::CrossEntropyLin;
 use super::frame::{LIN, LOG, Scale, lin_frame, ln_over_top};
 use crate::math::Math;
-use crate::rows::{Done, Measure, Part};
+use crate::rows::{Done, Measure, Part, Terms, none};
 use crate::simd::*;
 
 /// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as [`CrossEntropyLin`].
@@ -30,28 +30,24 @@ impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
 
     #[inline(always)]
     fn frame<S: Simd>(self, s: S, seen: [W<S>; LIN], _: [W<S>; LIN]) -> [W<S>; LIN] {
-        lin_frame(s, seen[0])
+        lin_frame::<S, E>(s, seen[0])
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; LIN],
         [p]: [V<S, E>; 1],
         [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
-    ) -> [V<S, E>; 5] {
+    ) -> Terms<S, E, 5> {
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
         let p = p * at[0];
         let is_top = p.simd_eq(at[1]);
         let (top, rest) = (is_top.select(p, zero), is_top.select(zero, p));
-        [
-            p_top + top,
-            p_rest + rest,
-            q_rest + rest,
-            count + is_top.select(one, zero),
-            moment + rest * E::ln_or_zero(s, p),
-        ]
+        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, p);
+        let sums = [p_top + top, p_rest + rest, q_rest + rest, count + is_top.select(one, zero), moment + rest * ln];
+        (sums, odd)
     }
 
     #[inline(always)]
@@ -86,23 +82,24 @@ impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; LOG],
         [x]: [V<S, E>; 1],
         [others, count, moment]: [V<S, E>; 3],
-    ) -> [V<S, E>; 3] {
+    ) -> Terms<S, E, 3> {
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
         let x = x - at[0];
         let top = x.simd_eq(at[3]);
         let (e, x) = self.0.exp(s, at, x, None);
-        [others + top.select(zero, e), count + top.select(one, zero), moment + e * (x - at[3])]
+        let sums = [others + top.select(zero, e), count + top.select(one, zero), moment + e * (x - at[3])];
+        (sums, none::<S, E>(s))
     }
 
     #[inline(always)]
     fn merge<S: Simd>(self, s: S, a: Part<S, LOG, 3>, b: Part<S, LOG, 3>) -> Part<S, LOG, 3> {
-        let j = self.0.join(s, &a.at, &b.at);
+        let j = self.0.join(s, [&a.at, &b.at], [a.sum[1], b.sum[1]]);
         let [others, count] = j.masses(s, [a.sum[0], b.sum[0]], [a.sum[1], b.sum[1]]);
         let mass = [mass(s, self.0, &a.at, a.sum[0], a.sum[1]), mass(s, self.0, &b.at, b.sum[0], b.sum[1])];
         Part { at: j.at, sum: [others, count, j.moments(s, j.apart, [a.sum[2], b.sum[2]], mass)] }
@@ -113,7 +110,7 @@ impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
         let [others, count, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let top = self.0.top(s, &p.at);
-        let over = ln_over_top(s, p.at[3], top, others, count);
+        let over = ln_over_top(s, top, others, count);
         let below = -(moment * self.0.inv()) / fma(count, top, others);
         Done {
             value: [over + below],
@@ -127,7 +124,16 @@ impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
 /// The mass of a part in its own units.
 #[inline(always)]
 pub(super) fn mass<S: Simd, E: Math>(s: S, scale: Scale<E>, at: &[W<S>], others: Sum<S>, count: Sum<S>) -> W<S> {
-    let absent = at[3].simd_eq(W::splat(s, f64::NEG_INFINITY));
-    let zero = W::splat(s, 0.0);
-    absent.select(zero, fma(count.value(s), scale.top(s, at), others.value(s)))
+    fma(count.value(s), scale.top(s, at), others.value(s))
+}
+
+/// ln p with ln 0 := 0; a plain one reports what is not positive, normal and finite.
+#[inline(always)]
+pub(super) fn ln_term<S: Simd, E: Math, const CAREFUL: bool>(s: S, p: V<S, E>) -> (V<S, E>, M<S, E>) {
+    let odd = !E::is_plain(s, p);
+    if CAREFUL {
+        return (E::ln_or_zero(s, p), odd);
+    }
+    let (k, f) = E::ln_split(s, p);
+    (E::ln_join(s, k, f), odd)
 }

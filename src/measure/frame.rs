@@ -3,7 +3,6 @@
 use crate::math::{Math, wide};
 use crate::simd::*;
 
-
 /// Numbers in the frame of a row of logarithms: base, shift, floor, top.
 pub const LOG: usize = 4;
 /// Numbers in the frame of a row of masses: scale, top.
@@ -11,42 +10,58 @@ pub const LIN: usize = 2;
 
 /// e^{x/T}: the constants of its range reduction with the temperature T folded in.
 ///
-/// With base a multiple of a power of two near 256·T that is close to the row's maximum m, and an integer N near
-/// (m − base)·log₂e/T, the kernels form 2^{−N}·e^{(x−base)/T} = 2^{n−N}·e^r straight from x, where
-/// r = ((x − base) − n·T·ln 2)/T. x − base is exact wherever e^x is not negligible; fl(x − m) alone would cost up to
-/// 4 ulp on a flat tail and a multiplication by 1/T up to 14.
+/// With an integer N near m·log₂e/T, m the row's maximum, the kernels form 2^{−N}·e^{x/T} = 2^{n−N}·e^r straight from x,
+/// where r = (x − n·T·ln 2)/T is exact but for its last rounding; fl(x − m) alone would cost up to 4 ulp on a flat tail
+/// and a multiplication by 1/T up to 14. Only where abs(m)/T exceeds 2^12 (`f32`; `f64`: 2^20) is a base near m, a
+/// multiple of a power of two, subtracted first: exactly, but for classes whose mass is less than e^{−4096} of the
+/// largest.
 #[derive(Clone, Copy)]
 pub struct Scale<E> {
     t: f64,
     inv: f64,
     unit: f64,
+    /// T·ln 2 in two parts, the first short enough that whole numbers below 2^21 times it are exact.
+    ln2: (f64, f64),
     log2_e: E,
     inv_e: E,
-    hi: E,
-    lo: E,
+    /// T·ln 2 in three parts, the first two (`f32`) or the first (`f64`) short enough in the same sense.
+    parts: [E; 3],
+}
+
+/// A number with only its first bits kept.
+fn shortened(x: f64, bits: u32) -> f64 {
+    f64::from_bits(x.to_bits() >> (53 - bits) << (53 - bits))
 }
 
 impl<E: Math> Scale<E> {
     /// The scale of a temperature; `None` where its constants leave the normal range of `E`.
     pub fn new(t: f64) -> Option<Self> {
-        let reach = if E::LANES == 16 { 1e25 } else { 1e290 };
+        let single = E::LANES == 16;
+        let reach = if single { 1e25 } else { 1e290 };
         if !(t > 1.0 / reach && t < reach) {
             return None;
         }
-        // T·ln 2 as a head short enough that n·head is exact for |n| < 2^11, and a tail.
         let (ln2, ln2_tail) = (std::f64::consts::LN_2, 2.319_046_813_846_299_6e-17);
         let product = t * ln2;
         let error = t.mul_add(ln2, -product) + t * ln2_tail;
-        let keep = if E::LANES == 16 { 53 - (24 - 11) } else { 11 };
-        let head = f64::from_bits(product.to_bits() >> keep << keep);
+        let head = shortened(product, 32);
+        let rest = (product - head) + error;
+        let parts = if single {
+            // |n| < 2^13.
+            let first = shortened(product, 11);
+            let second = shortened(product - first, 11);
+            [first, second, (product - first - second) + error]
+        } else {
+            [head, rest, 0.0]
+        };
         Some(Scale {
             t,
             inv: 1.0 / t,
-            unit: f64::from_bits((256.0 * t).to_bits() >> 52 << 52),
+            unit: f64::from_bits((if single { 8192.0 * t } else { 2_097_152.0 * t }).to_bits() >> 52 << 52),
+            ln2: (head, rest),
             log2_e: E::from_f64(std::f64::consts::LOG2_E / t),
             inv_e: E::from_f64(1.0 / t),
-            hi: E::from_f64(head),
-            lo: E::from_f64((product - head) + error),
+            parts: parts.map(E::from_f64),
         })
     }
 
@@ -61,7 +76,7 @@ impl<E: Math> Scale<E> {
         let (magic, bias) = (E::MAGIC.to_f64(), E::EXP_BIAS.to_f64());
         let shift = W::splat(s, magic + bias) - n;
         let floor = (n - bias) * (std::f64::consts::LN_2 * self.t);
-        [base, shift, floor, finite.select(top, max)]
+        [base, shift, floor, top]
     }
 
     /// e^{(x + more)/T}·2^{−N} for x already less the base, and x itself, not less than the floor, below which the
@@ -72,8 +87,11 @@ impl<E: Math> Scale<E> {
         let x = x.simd_lt(floor).select(floor, x);
         let t = fma(x, V::<S, E>::splat(s, self.log2_e), shift);
         let n = t - shift;
-        let r = fma(n, V::<S, E>::splat(s, E::from_f64(-self.hi.to_f64())), x);
-        let mut r = fma(n, V::<S, E>::splat(s, E::from_f64(-self.lo.to_f64())), r);
+        let minus = |i: usize| V::<S, E>::splat(s, E::from_f64(-self.parts[i].to_f64()));
+        let mut r = fma(n, minus(1), fma(n, minus(0), x));
+        if E::LANES == 16 {
+            r = fma(n, minus(2), r);
+        }
         if let Some(more) = more {
             r = r + more;
         }
@@ -103,14 +121,11 @@ impl<E: Math> Scale<E> {
         W::splat(s, E::MAGIC.to_f64() + E::EXP_BIAS.to_f64()) - at[1]
     }
 
-    /// e^{x/T}·2^k, where x/T need not be a float.
+    /// e^{x/T}·2^k for whole k.
     #[inline(always)]
     pub fn exp_wide<S: Simd>(self, s: S, x: W<S>, k: W<S>) -> W<S> {
-        let q = x * self.inv;
-        let rest = fma(q, W::splat(s, -self.t), x) * self.inv;
-        let e = wide::exp_scaled(s, q, k);
-        let finite = rest.abs().simd_lt(1.0);
-        finite.select(fma(e, rest, e), e)
+        let r = fma(k, W::splat(s, self.ln2.1), fma(k, W::splat(s, self.ln2.0), x));
+        wide::exp(s, r * self.inv)
     }
 
     /// e^{m/T} in the frame's units, m being the frame's maximum.
@@ -125,11 +140,16 @@ impl<E: Math> Scale<E> {
         at[0] * self.inv + (wide::ln(s, sum) + self.n(s, at) * std::f64::consts::LN_2)
     }
 
-    /// Logarithm of the second sum over the first, each in its frame's units, without the frames' bases.
+    /// The log-sum-exp of the second of two rows less that of the first, in units of T, as head and tail: taken between
+    /// the frames of the sums, so that a common offset costs nothing.
     #[inline(always)]
-    pub fn ln_units<S: Simd>(self, s: S, at: [&[W<S>]; 2], sum: [W<S>; 2]) -> W<S> {
+    pub fn gap<S: Simd>(self, s: S, at: [&[W<S>]; 2], sum: [W<S>; 2]) -> [W<S>; 2] {
         let n = self.n(s, at[1]) - self.n(s, at[0]);
-        fma(n, W::splat(s, std::f64::consts::LN_2), wide::ln(s, sum[1]) - wide::ln(s, sum[0]))
+        let (frames, error) = two_sum(at[1][0] - at[0][0], n * self.ln2.0);
+        let ratio = (wide::ln(s, sum[1]) - wide::ln(s, sum[0])) * self.t;
+        let (gap, more) = two_sum(frames, fma(n, W::splat(s, self.ln2.1), ratio));
+        let head = E::head(gap);
+        [head, (gap - head) + (error + more)]
     }
 
     /// The factor from the units of one frame to those of another.
@@ -138,12 +158,13 @@ impl<E: Math> Scale<E> {
         self.exp_wide(s, from[0] - to[0], self.n(s, from) - self.n(s, to))
     }
 
-    /// The frame that two parts of the same rows are referred to, and how each is.
+    /// The frame that two parts of the same rows are referred to, and how each is; `count` of each part's maxima.
     #[inline(always)]
-    pub fn join<S: Simd>(self, s: S, a: &[W<S>], b: &[W<S>]) -> Join<S, LOG> {
+    pub fn join<S: Simd>(self, s: S, [a, b]: [&[W<S>]; 2], count: [Sum<S>; 2]) -> Join<S, LOG> {
         let none = W::splat(s, f64::NEG_INFINITY);
         let zero = W::splat(s, 0.0);
-        let (absent_a, absent_b) = (a[3].simd_eq(none), b[3].simd_eq(none));
+        // A part none of whose classes is its maximum has no mass (or no finite maximum).
+        let (absent_a, absent_b) = (count[0].hi.simd_eq(zero), count[1].hi.simd_eq(zero));
         // Exact where it matters: bases are multiples of one power of two, tops small.
         let swap = !absent_b & (absent_a | ((b[0] - a[0]) + (b[3] - a[3])).simd_gt(zero));
         let at: [W<S>; LOG] = array(|i| swap.select(b[i], a[i]));
@@ -208,19 +229,30 @@ impl<S: Simd, const N: usize> Join<S, N> {
 /// ln k + ln(1 + others/(k·top)): the log-sum-exp less the maximum, which for a confident row is tiny and must not be
 /// taken of 1.000000002. NaN where the row has no mass or its maximum is not finite.
 #[inline(always)]
-pub fn ln_over_top<S: Simd>(s: S, max: W<S>, top: W<S>, others: W<S>, count: W<S>) -> W<S> {
-    let x = wide::ln(s, count) + wide::ln_1p(s, others / (count * top));
-    max.abs().simd_lt(f64::INFINITY).select(x, W::splat(s, f64::NAN))
+pub fn ln_over_top<S: Simd>(s: S, top: W<S>, others: W<S>, count: W<S>) -> W<S> {
+    let over = wide::ln_1p(s, others / (count * top));
+    if count.simd_eq(W::splat(s, 1.0)).all_true() {
+        return over;
+    }
+    let x = wide::ln(s, count) + over;
+    count.simd_gt(W::splat(s, 0.0)).select(x, W::splat(s, f64::NAN))
+}
+
+/// Whether a row's largest mass could be scaled to near 1; rows at the very ends of the element's range could not, and
+/// are passed once more in double precision or scaled.
+#[inline(always)]
+pub fn in_range<S: Simd>(s: S, top: W<S>) -> <W<S> as SimdBase<S>>::Mask {
+    top.simd_ge(W::splat(s, 0.5)) & top.simd_le(W::splat(s, 4.0))
 }
 
 /// The frame of rows of masses with these maxima: a power of two that brings the maximum near 1, and the maximum so
-/// scaled. The scale stays within what a normal `f32` holds.
+/// scaled. The scale stays within what the element holds as a normal number.
 #[inline(always)]
-pub fn lin_frame<S: Simd>(s: S, max: W<S>) -> [W<S>; LIN] {
+pub fn lin_frame<S: Simd, E: Element>(s: S, max: W<S>) -> [W<S>; LIN] {
     let m = max.max(W::splat(s, 0.0));
     let exponent = m.to_bits() & W::<S>::splat(s, f64::INFINITY).to_bits();
     let pow2: W<S> = W::from_bits(exponent);
-    let most = W::splat(s, f64::from_bits((1023 + 126) << 52));
+    let most = W::splat(s, E::MOST);
     let scale = (W::splat(s, 1.0) / pow2).min(most).max(W::splat(s, 1.0) / most);
     // An infinite maximum gets a scale of 0, which makes the row NaN.
     let scale = m.simd_lt(f64::INFINITY).select(scale, W::splat(s, 0.0));
@@ -266,4 +298,19 @@ pub fn gap_anywhere<S: Simd, E: Math>(
     let l = h.abs().simd_lt(E::INFINITY).select(l, zero);
     let both = x.simd_eq(E::NEG_INFINITY) & y.simd_eq(E::NEG_INFINITY);
     both.select(zero, ((h - head) + (l - tail)) * inv)
+}
+
+/// Below this distance [`phi_doubled`] holds; from it on eᵈ − 1 − d as it stands cancels less than a factor of 2.
+pub const DOUBLED: f64 = 4.0;
+
+/// φ(d) = eᵈ − 1 − d for abs(d) < 4 without cancellation: with u = e^h − 1, φ(2h) = u² + 2φ(h), twice, from a polynomial.
+#[inline(always)]
+pub fn phi_doubled<S: Simd, E: Math>(s: S, d: V<S, E>) -> V<S, E> {
+    let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
+    let h = d * splat(0.25);
+    let v = h * h * E::phi(s, h);
+    let u = h + v;
+    let v = fma(u, u, v + v);
+    let u = fma(h, splat(2.0), v);
+    fma(u, u, v + v)
 }

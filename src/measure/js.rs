@@ -3,15 +3,16 @@
 //! passed over twice.
 
 use super::frame::{Scale, gap, gap_anywhere};
-use crate::math::Math;
-use crate::rows::{Done, Measure, Part, add_parts};
+use crate::math::{Math, wide};
+use crate::rows::{Done, Measure, Part, Terms, add_parts, none};
 use crate::simd::*;
 
 /// JS of masses. With u = p and v = q brought to one total, s = u + v and z = (v − u)/s, a pair adds
 /// ¼s·[(1 + z)ln(1 + z) + (1 − z)ln(1 − z)]: a polynomial in z² for close pairs, ½ ln 2 times the mass for disjoint ones.
 ///
 /// The row with the smaller total is scaled up, its factor in two parts, so that v − u is exact for close pairs.
-/// Frame: the factor of p (head, tail), of q, the total. Sums: first P, Q, Σ(q − p); then the divergence.
+/// Frame: the factor of p (head, tail), of q, the total. Sums: first P, Q, Σ(q − p); then the divergence and Σ(v − u), which
+/// tells by how much the factor is off.
 #[derive(Clone, Copy)]
 pub struct JsLin;
 
@@ -25,15 +26,15 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 5],
         [p, q]: [V<S, E>; 2],
         [x, y, z]: [V<S, E>; 3],
-    ) -> [V<S, E>; 3] {
+    ) -> Terms<S, E, 3> {
         if !SECOND {
-            return [x + p, y + q, z + (q - p)];
+            return ([x + p, y + q, z + (q - p)], none::<S, E>(s));
         }
         let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
         let zero = splat(0.0);
@@ -46,14 +47,14 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
         let mut term = sum * (w * E::js_lin(s, w));
         // A pair with a negative mass has abs(z) > 1 or a negative sum.
         let near = w.simd_le(splat(0.25)) & sum.simd_ge(splat(E::TINY.to_f64()));
-        if !near.all_true() {
+        if CAREFUL {
             let (low, high) = (u.min(v), u.max(v));
             let far = high * E::ln_or_zero(s, high / sum * splat(2.0)) + low * E::ln_or_zero(s, low / sum * splat(2.0));
             let far = sum.simd_eq(zero).select(zero, far * splat(2.0));
             let good = low.simd_ge(zero) & high.simd_lt(E::INFINITY) & p.simd_eq(p) & q.simd_eq(q);
             term = near.select(term, good.select(far, splat(f64::NAN)));
         }
-        [x + term, y, z]
+        ([x + term, y + apart, z], !near)
     }
 
     #[inline(always)]
@@ -66,11 +67,28 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
         let zero = W::splat(s, 0.0);
         let [x, y, _] = each(part.sum, |x| x.value(s));
         if second {
+            let [p_head, p_tail, q_head, q_tail, total] = part.at;
+            let off = y / total;
+            let (js, excess) = (x / (total * 4.0), off * off * 0.125);
+            // Where the correction is not small, the factor is corrected and the row passed once more.
+            let scaled_q = p_head.simd_eq(W::splat(s, 1.0)) & p_tail.simd_eq(zero);
+            let (head, tail) = (scaled_q.select(q_head, p_head), scaled_q.select(q_tail, p_tail));
+            let over = scaled_q.select(off, -off);
+            let change = -(over / (over + 1.0));
+            let (sum, error) = two_sum(head, fma(head + tail, change, tail));
+            let (head, tail) = (E::head(sum), (sum - E::head(sum)) + error);
+            let one = W::splat(s, 1.0);
             return Done {
-                value: [within::<S, E>(s, x / (part.at[4] * 4.0))],
+                value: [within::<S, E>(s, js - excess)],
                 mass: [zero; 2],
-                again: zero.simd_gt(zero),
-                hint: [zero; 5],
+                again: (excess * 8.0).simd_gt(js),
+                hint: [
+                    scaled_q.select(one, head),
+                    scaled_q.select(zero, tail),
+                    scaled_q.select(head, one),
+                    scaled_q.select(tail, zero),
+                    total,
+                ],
             };
         }
         let (p, q, d) = (part.sum[0], part.sum[1], part.sum[2]);
@@ -93,7 +111,8 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
         Done {
             value: [W::splat(s, f64::NAN)],
             mass: [x, y],
-            again: x.simd_gt(zero) & y.simd_gt(zero) & x.simd_lt(f64::INFINITY) & y.simd_lt(f64::INFINITY),
+            // Rows whose sums leave this range are scaled and passed once more.
+            again: x.simd_gt(E::LEAST) & y.simd_gt(E::LEAST) & x.simd_lt(f64::INFINITY) & y.simd_lt(f64::INFINITY),
             hint: [
                 p_larger.select(one, down.0),
                 p_larger.select(zero, down.1),
@@ -142,24 +161,23 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 10],
         [a, b]: [V<S, E>; 2],
         [x, y, z]: [V<S, E>; 3],
-    ) -> [V<S, E>; 3] {
+    ) -> Terms<S, E, 3> {
         if !SECOND {
             let (e, _) = self.0.exp(s, &at[..3], a - at[0], None);
             let (f, _) = self.0.exp(s, &at[3..6], b - at[3], None);
-            return [x + e, y + f, z];
+            return ([x + e, y + f, z], none::<S, E>(s));
         }
         let inv = self.0.inverse(s);
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
         let mut d = gap::<S, E>(a, b, at[8], at[9], inv);
         let far = !d.abs().simd_lt(one);
-        let any_far = far.any_true();
-        if any_far {
+        if CAREFUL {
             d = far.select(gap_anywhere::<S, E>(s, a, b, at[8], at[9], inv), d);
         }
         let larger_b = d.simd_gt(zero);
@@ -171,12 +189,12 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
         let mut js = u * u * E::js_log(s, u);
         // (q − p)/M
         let mut rise = fma(-u * u, E::phi(s, -u), u);
-        if any_far {
+        if CAREFUL {
             let t = exp_minus::<S, E>(s, u);
             js = far.select(js_far::<S, E>(s, u, t), js);
             rise = far.select(one - t, rise);
         }
-        [x + m * js, y + larger_b.select(m * rise, -(m * rise)), z]
+        ([x + m * js, y + larger_b.select(m * rise, -(m * rise)), z], far)
     }
 
     #[inline(always)]
@@ -201,16 +219,21 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
         let zero = W::splat(s, 0.0);
         let [x, y, _] = each(part.sum, |x| x.value(s));
         if second {
+            let excess = y * y * 0.125;
+            // Where the correction is not small, the gap is corrected and the row passed once more.
+            let mut hint = part.at;
+            [hint[6], hint[7], hint[8], hint[9]] =
+                regapped::<S, E>(s, self.0, [part.at[6], part.at[7], part.at[8], part.at[9]], y);
             return Done {
-                value: [within::<S, E>(s, fma(y * y, W::splat(s, -0.125), x))],
+                value: [within::<S, E>(s, x - excess)],
                 mass: [zero; 2],
-                again: zero.simd_gt(zero),
-                hint: [zero; 10],
+                again: (excess * 8.0).simd_gt(x),
+                hint,
             };
         }
         let (a, b) = (&part.at[..3], &part.at[3..6]);
         let one = W::splat(s, 1.0);
-        let [head, tail] = lse_gap::<S, E>(s, self.0, [a, b], [x, y]);
+        let [head, tail] = self.0.gap(s, [a, b], [x, y]);
         Done {
             value: [W::splat(s, f64::NAN)],
             mass: [self.0.ln(s, a, x), self.0.ln(s, b, y)],
@@ -220,13 +243,16 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
     }
 }
 
-/// The second log-sum-exp of two rows less the first in units of T, as head and tail, taken between frames so that a
-/// common offset costs nothing.
+/// Reciprocals of the sums and gap (head, tail) corrected for ρ = Σ(q − p): the gap by ln((1 + ρ/2)/(1 − ρ/2)), which only
+/// changes its sign when the rows change places.
 #[inline(always)]
-pub(super) fn lse_gap<S: Simd, E: Math>(s: S, scale: Scale<E>, at: [&[W<S>]; 2], sum: [W<S>; 2]) -> [W<S>; 2] {
-    let (sum, error) = two_sum(at[1][0] - at[0][0], scale.ln_units(s, at, sum) * scale.t());
+pub(super) fn regapped<S: Simd, E: Math>(s: S, scale: Scale<E>, at: [W<S>; 4], rho: W<S>) -> [W<S>; 4] {
+    let half = rho * 0.5;
+    let shift = (wide::ln_1p(s, half) - wide::ln_1p(s, -half)) * scale.t();
+    let (tail, error) = two_sum(at[3], shift);
+    let (sum, rest) = two_sum(at[2], tail);
     let head = E::head(sum);
-    [head, (sum - head) + error]
+    [at[0] * (half + 1.0), at[1] * (-half + 1.0), head, (sum - head) + (rest + error)]
 }
 
 /// e^{−x} for x ≥ 0, up to infinity; from 60 on, far below the last bit of what it is added to, that of 60.

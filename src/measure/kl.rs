@@ -3,9 +3,9 @@
 //! Σ p·φ(d) with d = ln q − ln p and φ(d) = eᵈ − 1 − d ≥ 0: nothing cancels, so that Gibbs' inequality holds in
 //! floating point. What is known of the normalisers only after the pass enters as a second-order correction.
 
-use super::frame::{Scale, gap, gap_anywhere};
+use super::frame::{DOUBLED, Scale, gap, gap_anywhere, phi_doubled};
 use crate::math::{Math, wide};
-use crate::rows::{Done, Measure, Part, add_parts};
+use crate::rows::{Done, Measure, Part, Terms, add_parts};
 use crate::simd::*;
 
 /// KL of masses. With P = Σp, D = Σ(σq − p), G = Σ[p ln(p/σq) − p + σq] and r = 1 + D/P, it is G/P − (r − 1 − ln r);
@@ -25,13 +25,13 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 2],
         [p, q]: [V<S, E>; 2],
         [total, apart, g]: [V<S, E>; 3],
-    ) -> [V<S, E>; 3] {
+    ) -> Terms<S, E, 3> {
         let splat = |x: E| V::<S, E>::splat(s, x);
         let inverse = splat(E::from_f64(1.0)) / p;
         let ratio = q * at[0] * inverse;
@@ -48,10 +48,10 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
             & ratio.simd_ge(splat(low))
             & ratio.simd_le(splat(high))
             & p.simd_le(splat(high));
-        if !usual.all_true() {
+        if CAREFUL {
             term = usual.select(term, unusual::<S, E>(s, p, q, at[0]));
         }
-        [total + p, apart + d, g + term]
+        ([total + p, apart + d, g + term], !usual)
     }
 
     #[inline(always)]
@@ -69,8 +69,8 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
         let again = correction.simd_gt(kl.abs());
         let kl = kl.simd_lt(zero).select(zero, kl);
         let ratio = off + one;
-        // Without mass there is no distribution; with infinite sums there is nothing to divide by.
-        let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY) & ratio.simd_gt(zero) & ratio.simd_lt(f64::INFINITY);
+        // Rows whose sums leave this range, or whose totals are too far apart, are scaled and passed once more.
+        let usual = total.simd_gt(E::LEAST) & total.simd_lt(f64::INFINITY) & ratio.simd_gt(1e-12) & ratio.simd_lt(1e30);
         let kl = g.simd_eq(infinity).select(infinity, kl);
         let head = E::head(one / ratio);
         Done {
@@ -141,13 +141,13 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; 5],
         [a, b]: [V<S, E>; 2],
         [mass_a, mean, g, mass_b]: [V<S, E>; 4],
-    ) -> [V<S, E>; 4] {
+    ) -> Terms<S, E, 4> {
         let zero = V::<S, E>::splat(s, E::ZERO);
         let inv = self.0.inverse(s);
         let (e, _) = self.0.exp(s, at, a - at[0], None);
@@ -156,7 +156,7 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
         let mut phi = ed * d * E::phi(s, d);
         let mut f = (e + ed) + phi;
         let far = !d.abs().simd_lt(E::from_f64(1.0));
-        if far.any_true() {
+        if CAREFUL {
             let none = E::NEG_INFINITY;
             let (no_a, no_b) = (a.simd_eq(none), b.simd_eq(none));
             d = gap_anywhere::<S, E>(s, a, b, at[3], at[4], inv);
@@ -165,12 +165,14 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
             let (fb, _) = self.0.exp(s, at, h - at[0], Some(l));
             // A mass that underflowed has no mean distance, but it has support.
             let edb = (no_a | no_b | e.simd_eq(zero)).select(zero, e * d);
-            let outside = no_b.select(V::<S, E>::splat(s, E::INFINITY), (fb - e) - edb);
+            let near = d.abs().simd_lt(E::from_f64(DOUBLED));
+            let apart = near.select(e * phi_doubled::<S, E>(s, d), (fb - e) - edb);
+            let outside = no_b.select(V::<S, E>::splat(s, E::INFINITY), apart);
             f = far.select(fb, f);
             ed = far.select(edb, ed);
             phi = far.select(no_a.select(fb, outside), phi);
         }
-        [mass_a + e, mean + ed, g + phi, mass_b + f]
+        ([mass_a + e, mean + ed, g + phi, mass_b + f], far)
     }
 
     #[inline(always)]
@@ -201,12 +203,14 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
         let (zero, infinity) = (W::splat(s, 0.0), W::splat(s, f64::INFINITY));
         let (g, mu) = (g / mass_a, mean / mass_a);
         let x = g + mu;
-        let close = (g + mu.abs()).simd_lt(W::splat(s, 0.5));
+        // About the mean itself, where the second pass is, the near form serves every row.
+        let close = if second { g.simd_ge(zero) } else { (g + mu.abs()).simd_lt(0.5) };
         let near = g + wide::ln_1p_minus(s, close.select(x, zero));
         let far = wide::ln(s, mass_b / mass_a) - mu;
         let kl = close.select(near, far);
         let lost = close.select(g, mu.abs());
-        let again = lost.simd_gt(kl * 4.0) & g.simd_lt(f64::INFINITY);
+        // ln(Q/S) − μ is only as exact as 1.
+        let again = (lost.simd_gt(kl * 4.0) | (!close & kl.simd_lt(1.0))) & g.simd_lt(f64::INFINITY);
         let kl = kl.simd_lt(zero).select(zero, kl);
         let kl = g.simd_eq(infinity).select(infinity, kl);
         let usual = mass_a.simd_gt(zero) & mass_b.simd_gt(zero);

@@ -1,7 +1,7 @@
 //! torch's KLDivLoss: t·(ln t − x) class by class, on rows as they are. Its sum can be negative; it is not KL.
 
 use crate::math::Math;
-use crate::rows::{Done, Emit, Measure, Part, add_parts};
+use crate::rows::{Done, Emit, Measure, Part, Terms, add_parts, none};
 use crate::simd::*;
 
 /// t·(ln t − x), with 0·ln 0 = 0: t = 0 and x = −∞ give NaN, t < 0 gives NaN, as in torch.
@@ -63,14 +63,14 @@ macro_rules! sum_of {
             }
 
             #[inline(always)]
-            fn term<S: Simd, const SECOND: bool>(
+            fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
                 self,
                 s: S,
                 at: &[V<S, E>; 0],
                 x: [V<S, E>; 2],
                 [sum]: [V<S, E>; 1],
-            ) -> [V<S, E>; 1] {
-                [sum + Emit::<E, 2, 0>::emit($term, s, at, x)]
+            ) -> Terms<S, E, 1> {
+                ([sum + Emit::<E, 2, 0>::emit($term, s, at, x)], none::<S, E>(s))
             }
 
             #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::frame::{LIN, LOG, Scale, join_lin, lin_frame, ln_over_top};
 use crate::math::{Math, wide};
-use crate::rows::{Done, Emit, Measure, Part};
+use crate::rows::{Done, Emit, Measure, Part, Terms, none};
 use crate::simd::*;
 
 /// The sum of a row of masses: its largest mass p₀ and ln(P/p₀).
@@ -21,22 +21,23 @@ impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
 
     #[inline(always)]
     fn frame<S: Simd>(self, s: S, seen: [W<S>; LIN], _: [W<S>; LIN]) -> [W<S>; LIN] {
-        lin_frame(s, seen[0])
+        lin_frame::<S, E>(s, seen[0])
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; LIN],
         [p]: [V<S, E>; 1],
         [others, count, negative]: [V<S, E>; 3],
-    ) -> [V<S, E>; 3] {
+    ) -> Terms<S, E, 3> {
         let (zero, one) = (V::<S, E>::splat(s, E::from_f64(0.0)), V::<S, E>::splat(s, E::from_f64(1.0)));
         let p = p * at[0];
         let top = p.simd_eq(at[1]);
         let bad = p.simd_lt(zero);
-        [others + top.select(zero, p), count + top.select(one, zero), negative + bad.select(one, zero)]
+        let sums = [others + top.select(zero, p), count + top.select(one, zero), negative + bad.select(one, zero)];
+        (sums, none::<S, E>(s))
     }
 
     #[inline(always)]
@@ -52,9 +53,10 @@ impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
         let (zero, nan) = (W::splat(s, 0.0), W::splat(s, f64::NAN));
         let total = count * p.at[1] + others;
         let right = total.simd_gt(zero) & negative.simd_eq(zero);
-        let over = right.select(ln_over_top(s, p.at[1], p.at[1], others, count), nan);
+        let over = right.select(ln_over_top(s, p.at[1], others, count), nan);
         Done {
-            value: [p.at[1] / p.at[0], over],
+            // NaN in both where there is none, so that neither passes for a value.
+            value: [over.simd_eq(over).select(p.at[1] / p.at[0], nan), over],
             mass: [total / p.at[0]],
             again: zero.simd_gt(zero),
             hint: [zero; LIN],
@@ -81,23 +83,23 @@ impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
     }
 
     #[inline(always)]
-    fn term<S: Simd, const SECOND: bool>(
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; LOG],
         [x]: [V<S, E>; 1],
         [others, count]: [V<S, E>; 2],
-    ) -> [V<S, E>; 2] {
+    ) -> Terms<S, E, 2> {
         let (zero, one) = (V::<S, E>::splat(s, E::from_f64(0.0)), V::<S, E>::splat(s, E::from_f64(1.0)));
         let x = x - at[0];
         let (e, _) = self.0.exp(s, at, x, None);
         let top = x.simd_eq(at[3]);
-        [others + top.select(zero, e), count + top.select(one, zero)]
+        ([others + top.select(zero, e), count + top.select(one, zero)], none::<S, E>(s))
     }
 
     #[inline(always)]
     fn merge<S: Simd>(self, s: S, a: Part<S, LOG, 2>, b: Part<S, LOG, 2>) -> Part<S, LOG, 2> {
-        let j = self.0.join(s, &a.at, &b.at);
+        let j = self.0.join(s, [&a.at, &b.at], [a.sum[1], b.sum[1]]);
         let [others, count] = j.masses(s, [a.sum[0], b.sum[0]], [a.sum[1], b.sum[1]]);
         Part { at: j.at, sum: [others, count] }
     }
@@ -105,10 +107,15 @@ impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, LOG, 2>, _: bool, _: [W<S>; 2]) -> Done<S, 1, LOG, 2> {
         let [others, count] = each(p.sum, |x| x.value(s));
-        let over = ln_over_top(s, p.at[3], self.0.top(s, &p.at), others, count);
-        let max = p.at[0] + p.at[3];
+        let over = ln_over_top(s, self.0.top(s, &p.at), others, count);
+        let max = over.simd_eq(over).select(p.at[0] + p.at[3], W::splat(s, f64::NAN));
         let zero = W::splat(s, 0.0);
-        Done { value: [max, over], mass: [fma(max, W::splat(s, self.0.inv()), over)], again: zero.simd_gt(zero), hint: [zero; LOG] }
+        Done {
+            value: [max, over],
+            mass: [fma(max, W::splat(s, self.0.inv()), over)],
+            again: zero.simd_gt(zero),
+            hint: [zero; LOG],
+        }
     }
 }
 

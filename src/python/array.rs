@@ -31,8 +31,9 @@ impl<'py> Array<'py> {
         let array = match obj.cast_exact::<PyUntypedArray>() {
             Ok(array) => array.clone(),
             Err(_) => {
-                let coerce =
-                    COERCE.get_or_try_init(py, || PyResult::Ok(py.import("kullback._coerce")?.getattr("as_array")?.unbind()))?;
+                let coerce = COERCE.get_or_try_init(py, || {
+                    PyResult::Ok(py.import("kullback._coerce")?.getattr("as_array")?.unbind())
+                })?;
                 coerce.bind(py).call1((obj, name))?.cast_into::<PyUntypedArray>()?
             }
         };
@@ -225,7 +226,12 @@ impl<'py> Target<'py> {
     }
 
     /// `out`, if it is an array of this shape and dtype that may be written and shares no memory with the inputs.
-    pub fn borrow(out: &Bound<'py, PyAny>, shape: &[usize], single: bool, inputs: &[(&str, &Array<'_>)]) -> PyResult<Self> {
+    pub fn borrow(
+        out: &Bound<'py, PyAny>,
+        shape: &[usize],
+        single: bool,
+        inputs: &[(&str, &Array<'_>)],
+    ) -> PyResult<Self> {
         let wanted = if single { "float32" } else { "float64" };
         let array = out.cast::<PyUntypedArray>().map_err(|_| {
             PyTypeError::new_err(format!("out must be a numpy array of {wanted}, got {}", out.get_type()))
@@ -236,6 +242,11 @@ impl<'py> Target<'py> {
                 tuple(shape),
                 tuple(array.shape())
             )));
+        }
+        if array.shape().iter().zip(array.strides()).any(|(n, stride)| *n > 1 && *stride == 0) {
+            return Err(PyValueError::new_err(
+                "out must have an element for every result, but one of its axes repeats elements",
+            ));
         }
         let taken = || PyValueError::new_err("out must be writable and not in use by another call");
         let dtype = || -> PyErr {

@@ -17,7 +17,10 @@ impl<'py> Numbers<'py> {
         if let Ok(single) = array.extract() {
             return Ok(Self::Single(single));
         }
-        array.extract().map(Self::Double).map_err(|_| PyTypeError::new_err("expected a 1-D array of float32 or float64"))
+        array
+            .extract()
+            .map(Self::Double)
+            .map_err(|_| PyTypeError::new_err("expected a 1-D array of float32 or float64"))
     }
 }
 
@@ -98,8 +101,12 @@ impl PyGroupSums {
     /// Add each number of a contiguous 1-D array to the sum of its group, a uint32 from 0.
     fn add(&mut self, values: &Bound<'_, PyAny>, groups: PyReadonlyArray1<'_, u32>) -> PyResult<()> {
         match Numbers::new(values)? {
-            Numbers::Single(values) if values.len() == groups.len() => self.0.add(values.as_slice()?, groups.as_slice()?),
-            Numbers::Double(values) if values.len() == groups.len() => self.0.add(values.as_slice()?, groups.as_slice()?),
+            Numbers::Single(values) if values.len() == groups.len() => {
+                self.0.add(values.as_slice()?, groups.as_slice()?)
+            }
+            Numbers::Double(values) if values.len() == groups.len() => {
+                self.0.add(values.as_slice()?, groups.as_slice()?)
+            }
             _ => return Err(PyValueError::new_err("values and groups must have one length")),
         }
         Ok(())

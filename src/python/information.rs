@@ -70,7 +70,7 @@ pub fn prepare<'py>(
         }
     }
     let (lead, classes, place, aligned) = align(operands, axis)?;
-    let single = operands.iter().all(|(_, x)| matches!(x.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
+    let single = Dtype::single(operands.iter().map(|(_, x)| x.dtype));
     let mut keep = Vec::new();
     let mut flags = |name: &str, obj: &Bound<'py, PyAny>| -> PyResult<(Vec<usize>, Vec<isize>, *const u8)> {
         let array = Array::new(name, obj)?;
@@ -506,6 +506,7 @@ pub fn nll<'py>(
     out: Option<&Bound<'py, PyAny>>,
     threads: Threads,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let keywords = Keywords { given, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
+    let keywords =
+        Keywords { given, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
     score(py, Quantity::Nll, &[("q", q)], Some((labels, ignore_index.0)), false, keywords)
 }

@@ -37,7 +37,9 @@ fn detached<T: Send>(
     let result = if nanoseconds > WORTH_DETACHING { py.detach(work) } else { work() };
     match result {
         Ok(result) => Ok(result?),
-        Err(_) => Err(PyRuntimeError::new_err("kullback failed: this is a bug, please report it with the call's shapes")),
+        Err(_) => {
+            Err(PyRuntimeError::new_err("kullback failed: this is a bug, please report it with the call's shapes"))
+        }
     }
 }
 

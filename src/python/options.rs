@@ -100,7 +100,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
         };
         if let Ok(pair) = obj.cast::<PyTuple>() {
             if pair.len() != 2 {
-                return Err(PyValueError::new_err(format!("given must be a name or a pair of names, got {} names", pair.len())));
+                return Err(PyValueError::new_err(format!(
+                    "given must be a name or a pair of names, got {} names",
+                    pair.len()
+                )));
             }
             let (p, q) = (pair.get_item(0)?, pair.get_item(1)?);
             return Ok(Spaces([one(&p.as_borrowed())?, one(&q.as_borrowed())?], true));
@@ -121,7 +124,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Temperature {
         };
         if let Ok(pair) = obj.cast::<PyTuple>() {
             if pair.len() != 2 {
-                return Err(PyValueError::new_err(format!("temperature must be a number or a pair, got {} numbers", pair.len())));
+                return Err(PyValueError::new_err(format!(
+                    "temperature must be a number or a pair, got {} numbers",
+                    pair.len()
+                )));
             }
             let (p, q) = (pair.get_item(0)?, pair.get_item(1)?);
             return Ok(Temperature([one(&p.as_borrowed())?, one(&q.as_borrowed())?], true));

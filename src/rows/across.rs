@@ -1,22 +1,32 @@
 //! Lanes across rows: one class of `LANES` rows at a time, no horizontal reduction.
 
+use std::mem::MaybeUninit;
+
 use super::source::{Scratch, Tile};
-use super::{Again, BLOCK, CHAIN, Columns, Measure, Offsets, Rows, Sums, finish, merge};
+use super::{Again, BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, none};
 use crate::math::Math;
 use crate::simd::*;
 
 #[inline(always)]
-pub(super) fn rows<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
+pub(super) fn rows<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+>(
     s: S,
     m: M,
     rows: &Rows<'_, E, I>,
     which: &[usize],
+    n: usize,
     offsets: &[Offsets; I],
     scratch: &mut Scratch<E, I>,
     out: &mut Columns<I, O>,
 ) {
     let mut sums = Sums::new();
-    let n = which.len();
     let mut first = 0;
     while first < n {
         let count = (n - first).min(E::LANES);
@@ -29,10 +39,13 @@ pub(super) fn rows<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, 
             finish::<S, E, M, I, R, K, O>(s, m, sums, h, first + 8 * h, len, second, out)
         };
         tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &[[f64::NAN; 16]; R], &mut sums);
-        let todo: [Again<R>; 2] = std::array::from_fn(|h| {
+        let mut todo: [Again<R>; 2] = std::array::from_fn(|h| {
             if 8 * h < count { again(h, &sums, None, out) } else { Again { rows: 0, hint: [[0.0; 8]; R] } }
         });
-        if (todo[0].rows | todo[1].rows) != 0 {
+        for _ in 0..MORE {
+            if (todo[0].rows | todo[1].rows) == 0 {
+                break;
+            }
             let mut hint = [[f64::NAN; 16]; R];
             for (h, todo) in todo.iter().enumerate() {
                 for (hint, told) in hint.iter_mut().zip(&todo.hint) {
@@ -46,20 +59,29 @@ pub(super) fn rows<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, 
             } else {
                 tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hint, &mut sums);
             }
-            for (h, todo) in todo.iter().enumerate().filter(|(_, todo)| todo.rows != 0) {
-                again(h, &sums, Some(todo.rows), out);
+            for (h, todo) in todo.iter_mut().enumerate().filter(|(_, todo)| todo.rows != 0) {
+                *todo = again(h, &sums, Some(todo.rows), out);
             }
         }
         first += count;
     }
 }
 
-/// The order in which the lanes of a tile are added: that of the leaves of the tree 8-4-2-1.
-const LEAVES: [usize; 16] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
+/// Lanes evaluated side by side.
+const ABREAST: usize = 4;
 
 /// One pass over `LANES` rows. A function of its own for the sake of what is compiled.
 #[inline(never)]
-fn tile<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
+fn tile<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+    const SECOND: bool,
+>(
     s: S,
     m: M,
     x: &[Tile<E>; I],
@@ -89,7 +111,16 @@ fn tile<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: us
 /// The frames and the sums of `n` classes from `start` of `LANES` rows.
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
-fn block<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
+fn block<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+    const SECOND: bool,
+>(
     s: S,
     m: M,
     x: &[Tile<E>; I],
@@ -114,34 +145,74 @@ fn block<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: u
     }
     let at: [V<S, E>; R] = array(|r| E::narrow([frames[0][r], frames[1][r]]));
     let zero = [V::<S, E>::splat(s, E::ZERO); K];
-    // Sums of 1, 2, 4, 8 and 16 lanes that wait for their siblings.
-    let mut waiting = [[E::acc_zero(s); K]; 5];
-    for leaf in 0..lanes {
-        let lane = LEAVES[leaf] * lanes / 16;
-        let mut acc = [E::acc_zero(s); K];
-        let mut i = lane;
-        while i < n {
-            let mut chain = zero;
-            let mut left = CHAIN;
-            while left > 0 && i < n {
-                chain = m.term::<S, SECOND>(s, &at, get(i), chain);
-                i += lanes;
-                left -= 1;
+    let mut lane = [const { MaybeUninit::<[E::Acc<S>; K]>::uninit() }; 16];
+    let present = n.min(lanes);
+    let mut first = 0;
+    while first < present {
+        // Independent lanes side by side: a chain of terms is one long dependency.
+        let abreast = if first + ABREAST <= present { ABREAST } else { 1 };
+        let mut acc = [[E::acc_zero(s); K]; ABREAST];
+        let mut start = first;
+        while start < n {
+            let mut chain = [zero; ABREAST];
+            let whole = start + (CHAIN - 1) * lanes + abreast <= n;
+            let mut unusual = none::<S, E>(s);
+            for step in 0..CHAIN {
+                let from = start + step * lanes;
+                if abreast == ABREAST && from + ABREAST <= n {
+                    for u in 0..ABREAST {
+                        let (sums, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), chain[u]);
+                        (chain[u], unusual) = (sums, unusual | odd);
+                    }
+                } else {
+                    for u in 0..abreast.min(n.saturating_sub(from)) {
+                        let (sums, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), chain[u]);
+                        (chain[u], unusual) = (sums, unusual | odd);
+                    }
+                }
+                if !whole && from + lanes >= n {
+                    break;
+                }
             }
-            for k in 0..K {
-                acc[k] = E::acc_add(acc[k], chain[k]);
+            if unusual.any_true() {
+                chain = [zero; ABREAST];
+                for step in 0..CHAIN {
+                    let from = start + step * lanes;
+                    for u in 0..abreast.min(n.saturating_sub(from)) {
+                        (chain[u], _) = m.term::<S, SECOND, true>(s, &at, get(from + u), chain[u]);
+                    }
+                }
             }
+            // A lane whose classes have run out adds 0, which changes no bit.
+            for u in 0..abreast {
+                for k in 0..K {
+                    acc[u][k] = E::acc_add(acc[u][k], chain[u][k]);
+                }
+            }
+            start += CHAIN * lanes;
         }
-        let (mut level, mut rest) = (0, leaf);
-        while rest & 1 == 1 {
-            for k in 0..K {
-                acc[k] = E::acc_join(waiting[level][k], acc[k]);
-            }
-            (level, rest) = (level + 1, rest >> 1);
+        for u in 0..abreast {
+            lane[first + u].write(acc[u]);
         }
-        waiting[level] = acc;
+        first += abreast;
     }
-    let whole = waiting[lanes.trailing_zeros() as usize];
+    let mut width = lanes / 2;
+    while width > 0 {
+        for j in 0..width.min(present.saturating_sub(width)) {
+            // SAFETY: j < j + width < present, and the lanes below that have been written.
+            let (mut a, b) = unsafe { (lane[j].assume_init(), lane[j + width].assume_init()) };
+            for k in 0..K {
+                a[k] = E::acc_join(a[k], b[k]);
+            }
+            lane[j].write(a);
+        }
+        width /= 2;
+    }
+    let mut whole = [E::acc_zero(s); K];
+    if present > 0 {
+        // SAFETY: lane 0 has been written where there is a class.
+        whole = unsafe { lane[0].assume_init() };
+    }
     for r in 0..R {
         let wide = E::widen(at[r]);
         for h in 0..halves {

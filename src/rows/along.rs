@@ -1,7 +1,7 @@
 //! Lanes along one row.
 
 use super::source::Scratch;
-use super::{BLOCK, CHAIN, Columns, Measure, Offsets, Rows, Sums, finish, merge};
+use super::{BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, none};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -10,23 +10,35 @@ use crate::simd::*;
 const AHEAD: usize = 8192;
 
 #[inline(always)]
-pub(super) fn rows<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
+pub(super) fn rows<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+>(
     s: S,
     m: M,
     rows: &Rows<'_, E, I>,
-    n: usize,
+    range: std::ops::Range<usize>,
     offsets: &[Offsets; I],
     scratch: &mut Scratch<E, I>,
     out: &mut Columns<I, O>,
 ) {
     let mut sums = Sums::new();
-    for first in (0..n).step_by(8) {
+    let n = range.end;
+    for first in range.step_by(8) {
         let count = (n - first).min(8);
         for k in 0..count {
             row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &[f64::NAN; R], scratch, k, &mut sums);
         }
-        let again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, None, out);
-        if again.rows != 0 {
+        let mut again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, None, out);
+        for _ in 0..MORE {
+            if again.rows == 0 {
+                break;
+            }
             for k in (0..count).filter(|k| again.rows >> k & 1 == 1) {
                 let hint = array(|r| again.hint[r][k]);
                 if M::TWO_PASSES {
@@ -35,7 +47,7 @@ pub(super) fn rows<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, 
                     row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
                 }
             }
-            finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, Some(again.rows), out);
+            again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, Some(again.rows), out);
         }
     }
 }
@@ -43,7 +55,16 @@ pub(super) fn rows<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, 
 /// One pass over one row; its sums go to place `k`.
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
-fn row<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
+fn row<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+    const SECOND: bool,
+>(
     s: S,
     m: M,
     rows: &Rows<'_, E, I>,
@@ -82,7 +103,16 @@ fn row<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usi
 /// A function of its own: inlined at its four places it would quadruple what is compiled.
 #[allow(clippy::too_many_arguments)]
 #[inline(never)]
-fn block<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
+fn block<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+    const SECOND: bool,
+>(
     s: S,
     m: M,
     x: [*const E; I],
@@ -99,7 +129,16 @@ fn block<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: u
 
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
-fn block_of<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize, const SECOND: bool>(
+fn block_of<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+    const SECOND: bool,
+>(
     s: S,
     m: M,
     x: [*const E; I],
@@ -146,29 +185,48 @@ fn block_of<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R
     }
     let frame = m.frame(s, each(seen, |v| E::widen(v)[0]), each(*hint, |h| W::splat(s, h)));
     let at = each(frame, |w| E::narrow([w, w]));
-    let zero = [V::<S, E>::splat(s, E::from_f64(0.0)); K];
+    let zero = [V::<S, E>::splat(s, E::ZERO); K];
     let mut wide = [E::acc_zero(s); K];
+    let mut careful = false;
     let mut v = 0;
     while v + CHAIN <= full {
         let mut chain = zero;
-        for u in 0..CHAIN {
-            for from in x {
-                prefetch(from.wrapping_add(lanes * (v + u)).wrapping_byte_add(AHEAD));
+        if !careful {
+            let mut unusual = none::<S, E>(s);
+            for u in 0..CHAIN {
+                for from in x {
+                    prefetch(from.wrapping_add(lanes * (v + u)).wrapping_byte_add(AHEAD));
+                }
+                let (sums, odd) = m.term::<S, SECOND, false>(s, &at, get(v + u), chain);
+                (chain, unusual) = (sums, unusual | odd);
             }
-            chain = m.term::<S, SECOND>(s, &at, get(v + u), chain);
+            careful = unusual.any_true();
+        }
+        if careful {
+            // Until a chain is usual again, the plain terms are not tried.
+            let mut unusual = none::<S, E>(s);
+            chain = zero;
+            for u in 0..CHAIN {
+                let (sums, odd) = m.term::<S, SECOND, true>(s, &at, get(v + u), chain);
+                (chain, unusual) = (sums, unusual | odd);
+            }
+            careful = unusual.any_true();
         }
         for j in 0..K {
             wide[j] = E::acc_add(wide[j], chain[j]);
         }
         v += CHAIN;
     }
-    if v < full || tail > 0 {
+    if v * lanes < n {
         let mut chain = zero;
         while v * lanes < n {
             // The last class is repeated to fill a vector: it cannot change a maximum, and its sums are blended away.
             let (x, here) = if v < full { (get(v), lanes) } else { (rest(), tail) };
             let here = V::<S, E>::from_fn(s, |j| E::from_f64(j as f64)).simd_lt(E::from_f64(here as f64));
-            let more = m.term::<S, SECOND>(s, &at, x, chain);
+            let (mut more, odd) = m.term::<S, SECOND, false>(s, &at, x, chain);
+            if odd.any_true() {
+                (more, _) = m.term::<S, SECOND, true>(s, &at, x, chain);
+            }
             for j in 0..K {
                 chain[j] = here.select(more[j], chain[j]);
             }

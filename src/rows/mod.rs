@@ -20,8 +20,12 @@ use crate::simd::*;
 pub const BLOCK: usize = 2048;
 /// Additions a lane makes before it widens. On uniform `f32` rows chains of 4 give 1.2 ulp, chains of 32 give 7.4.
 pub const CHAIN: usize = 4;
+/// Passes after the first that a row may ask for.
+const MORE: usize = 2;
 /// Rows handed to the sink at once.
 pub const BATCH: usize = 128;
+/// Fewer rows than this are not worth a tile.
+const FEW: usize = 3;
 /// Rows of at most this many classes go through lanes-across-rows, after a transpose in L1 where they are row-major.
 /// At C = 100 in L2 across is 1.8–2.1 times as fast as along; the scratch of a tile bounds it.
 pub const SHORT: usize = 128;
@@ -42,10 +46,19 @@ pub struct Done<S: Simd, const I: usize, const R: usize, const O: usize> {
     pub value: [W<S>; O],
     /// Of each input, the quantity that tells whether the row is normalised: its sum, or the log-sum-exp.
     pub mass: [W<S>; I],
-    /// Rows that are to be passed over once more.
+    /// Rows that are to be passed over once more; after the third pass nobody asks.
     pub again: <W<S> as SimdBase<S>>::Mask,
     /// What the frame of the second pass is told.
     pub hint: [W<S>; R],
+}
+
+/// Sums after a term, and the lanes in which it was unusual.
+pub type Terms<S, E, const K: usize> = ([V<S, E>; K], M<S, E>);
+
+/// No lane.
+#[inline(always)]
+pub fn none<S: Simd, E: Element>(s: S) -> M<S, E> {
+    M::<S, E>::splat(s, false)
 }
 
 /// A quantity of a row, from `I` inputs, in a frame of `R` numbers, with `K` sums and `O` results.
@@ -71,25 +84,23 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
     fn frame<S: Simd>(self, s: S, seen: [W<S>; R], hint: [W<S>; R]) -> [W<S>; R];
 
     /// One class of `LANES` rows, or `LANES` classes of one row, added to the sums.
-    fn term<S: Simd, const SECOND: bool>(
+    ///
+    /// The plain term may be wrong in lanes that it reports as unusual (zeros, far classes, overflow): the driver then
+    /// throws its sums away and asks for the `CAREFUL` one, which is right everywhere and equal in the other lanes. So
+    /// there is no branch in the hot loop.
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
         at: &[V<S, E>; R],
         x: [V<S, E>; I],
         sums: [V<S, E>; K],
-    ) -> [V<S, E>; K];
+    ) -> Terms<S, E, K>;
 
     /// Two parts of the same rows as one.
     fn merge<S: Simd>(self, s: S, a: Part<S, R, K>, b: Part<S, R, K>) -> Part<S, R, K>;
 
     /// Sums to values. `before` holds the values of the first pass.
-    fn finish<S: Simd>(
-        self,
-        s: S,
-        part: Part<S, R, K>,
-        second: bool,
-        before: [W<S>; O],
-    ) -> Done<S, I, R, O>;
+    fn finish<S: Simd>(self, s: S, part: Part<S, R, K>, second: bool, before: [W<S>; O]) -> Done<S, I, R, O>;
 }
 
 /// Adds sums that share a frame: the merge of measures whose frame does not depend on the block.
@@ -149,8 +160,55 @@ pub fn evaluate<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usi
     dispatch!(level, s => batches::<_, E, M, I, R, K, O>(s, m, rows, which, sink))
 }
 
+/// The first class of a row whose element in one input is `value`.
+pub fn first_equal<E: Math, const I: usize>(
+    level: Level,
+    rows: &Rows<'_, E, I>,
+    input: usize,
+    row: usize,
+    value: f64,
+) -> Option<usize> {
+    dispatch!(level, s => {
+        let mut scratch = source::Scratch::<E, 1>::new();
+        let input = &rows.inputs[input];
+        let offsets = Offsets::new(input, &rows.lead, &[row]);
+        let wanted = E::from_f64(value);
+        let mut found = None;
+        for start in (0..rows.classes).step_by(BLOCK) {
+            let n = (rows.classes - start).min(BLOCK);
+            let x = input.block(s, offsets.get(0), start, n, &mut scratch.tile[0]);
+            let mut i = 0;
+            while i < n && found.is_none() {
+                // SAFETY: elements i … i + LANES − 1 of the block are readable, or element i is.
+                unsafe {
+                    if i + E::LANES <= n {
+                        let equal = load(s, x.add(i)).simd_eq(V::<_, E>::splat(s, wanted));
+                        found = equal.any_true().then(|| start + i + equal.to_bitmask().trailing_zeros() as usize);
+                        i += E::LANES;
+                    } else {
+                        found = (x.add(i).read_unaligned() == wanted).then_some(start + i);
+                        i += 1;
+                    }
+                }
+            }
+            if found.is_some() {
+                break;
+            }
+        }
+        found
+    })
+}
+
 #[inline(always)]
-fn batches<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
+fn batches<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+>(
     s: S,
     m: M,
     rows: &Rows<'_, E, I>,
@@ -162,17 +220,16 @@ fn batches<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R:
     let across = rows.across();
     for which in which.chunks(BATCH) {
         let offsets: [Offsets; I] = std::array::from_fn(|i| Offsets::new(&rows.inputs[i], &rows.lead, which));
-        if across {
-            across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, &offsets, &mut scratch, &mut out);
-        } else {
-            along::rows::<S, E, M, I, R, K, O>(s, m, rows, which.len(), &offsets, &mut scratch, &mut out);
-        }
         let n = which.len();
-        sink(Batch {
-            rows: which,
-            value: array(|k| &out.value[k][..n]),
-            mass: array(|k| &out.mass[k][..n]),
-        });
+        // Rows that fill no tile go along where there are too many classes to stage one, or too few rows to pay.
+        let tiled = match (across, n % E::LANES) {
+            (false, _) => 0,
+            (true, left) if rows.classes > SHORT || left < FEW => n - left,
+            (true, _) => n,
+        };
+        across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, tiled, &offsets, &mut scratch, &mut out);
+        along::rows::<S, E, M, I, R, K, O>(s, m, rows, tiled..n, &offsets, &mut scratch, &mut out);
+        sink(Batch { rows: which, value: array(|k| &out.value[k][..n]), mass: array(|k| &out.mass[k][..n]) });
     }
 }
 
@@ -193,10 +250,7 @@ impl<const R: usize, const K: usize> Sums<R, K> {
     #[inline(always)]
     fn part<S: Simd>(&self, s: S, half: usize) -> Part<S, R, K> {
         let load = |x: &[f64; 16]| W::from_slice(s, &x[8 * half..8 * half + 8]);
-        Part {
-            at: array(|r| load(&self.at[r])),
-            sum: array(|k| Sum { hi: load(&self.hi[k]), lo: load(&self.lo[k]) }),
-        }
+        Part { at: array(|r| load(&self.at[r])), sum: array(|k| Sum { hi: load(&self.hi[k]), lo: load(&self.lo[k]) }) }
     }
 
     /// Stores a part as those rows.
@@ -223,7 +277,15 @@ pub(crate) struct Again<const R: usize> {
 /// second pass only `rows` (a bit each) are stored. A function of its own, compiled once for all places.
 #[allow(clippy::too_many_arguments)]
 #[inline(never)]
-fn finish<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
+fn finish<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+>(
     s: S,
     m: M,
     sums: &Sums<R, K>,
@@ -238,7 +300,11 @@ fn finish<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: 
         || {
             let full = first + 8 <= BATCH;
             let load = |x: &[f64; BATCH]| -> W<S> {
-                if full { W::from_slice(s, &x[first..first + 8]) } else { W::from_fn(s, |i| x[(first + i).min(BATCH - 1)]) }
+                if full {
+                    W::from_slice(s, &x[first..first + 8])
+                } else {
+                    W::from_fn(s, |i| x[(first + i).min(BATCH - 1)])
+                }
             };
             let before: [W<S>; O] = array(|k| load(&out.value[k]));
             let done: Done<S, I, R, O> = m.finish(s, sums.part(s, half), second.is_some(), before);
@@ -265,7 +331,15 @@ fn finish<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: 
 
 /// [`Measure::merge`] of the rows that `part` holds onto those of the sums, likewise a function of its own.
 #[inline(never)]
-fn merge<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
+fn merge<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+>(
     s: S,
     m: M,
     sums: &mut Sums<R, K>,

@@ -49,6 +49,18 @@ impl Dtype {
         }
     }
 
+    /// Whether results and kernels of these inputs are `f32`: NumPy's promotion, with `f32` for the half precisions and
+    /// `f64` where nothing is floating.
+    pub fn single(dtypes: impl Iterator<Item = Dtype> + Clone) -> bool {
+        let floating = dtypes.clone().any(|d| matches!(d, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
+        let brain = dtypes.clone().any(|d| d == Dtype::Bf16);
+        let fits = |d: Dtype| match d {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => true,
+            d => d.size() == 1 || (d.size() == 2 && !brain),
+        };
+        floating && dtypes.clone().all(fits)
+    }
+
     /// The number stored at an address.
     ///
     /// # Safety
@@ -118,7 +130,9 @@ pub enum Map {
     Keep,
     /// A mass becomes its logarithm.
     Ln,
-    /// A logit is divided by a temperature.
+    /// A mass is divided by a power of two.
+    Shrink(f64),
+    /// A logit less the row's first is divided by a temperature: near a common offset, the difference is exact.
     Divide(f64),
 }
 
@@ -231,6 +245,16 @@ impl Input<'_> {
         unsafe { self.dtype.number(at, self.swapped) }
     }
 
+    /// What [`Map::Divide`] subtracts from the elements of the row at an offset.
+    ///
+    /// # Safety
+    /// The row must have an element.
+    pub unsafe fn origin(&self, offset: isize) -> f64 {
+        // SAFETY: as the caller vouches.
+        let first = unsafe { self.element(offset, 0) };
+        if first.is_finite() { first } else { 0.0 }
+    }
+
     /// Whether elements are `E` as they stand.
     #[inline(always)]
     fn is_native<E: Element>(&self) -> bool {
@@ -287,11 +311,8 @@ impl Input<'_> {
             return Tile { base, stride: self.class_stride, element: std::marker::PhantomData };
         }
         let out: *mut E = tile.as_mut_ptr().cast();
-        let staged = Tile {
-            base: out.cast_const().cast(),
-            stride: lanes as isize * size,
-            element: std::marker::PhantomData,
-        };
+        let staged =
+            Tile { base: out.cast_const().cast(), stride: lanes as isize * size, element: std::marker::PhantomData };
         let contiguous = native && self.class_stride == size;
         if native && offsets.step == Some(0) {
             for i in 0..classes {
@@ -380,9 +401,7 @@ unsafe fn transpose<S: Simd, E: Element>(s: S, from: &[*const E; 16], classes: u
         for (k, r) in r.iter().enumerate().take(n) {
             // SAFETY: class first + k < classes has room for LANES elements.
             unsafe {
-                out.add(lanes * (first + k))
-                    .cast::<<V<S, E> as SimdBase<S>>::Array>()
-                    .write_unaligned(r.to_array());
+                out.add(lanes * (first + k)).cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(r.to_array());
             }
         }
         start += lanes;
@@ -441,7 +460,12 @@ unsafe fn stage_at<S: Simd, E: Math>(
     }
     match input.map {
         Map::Keep => {}
-        Map::Divide(t) => out.iter_mut().for_each(|x| *x = E::from_f64(x.to_f64() / t)),
+        Map::Shrink(by) => out.iter_mut().for_each(|x| *x = E::from_f64(x.to_f64() / by)),
+        Map::Divide(t) => {
+            // SAFETY: the row has a first class, as n > 0 classes are read of it.
+            let origin = if n > 0 { unsafe { input.origin(offset.0) } } else { 0.0 };
+            out.iter_mut().for_each(|x| *x = E::from_f64((x.to_f64() - origin) / t));
+        }
         Map::Ln => {
             for chunk in out.chunks_mut(E::LANES) {
                 let v = V::<S, E>::from_fn(s, |i| *chunk.get(i).unwrap_or(&chunk[0]));

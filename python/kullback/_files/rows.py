@@ -203,7 +203,7 @@ class InflatedRows:
         return block.view(self._tensor.dtype).reshape(stop - start, *self._tail)
 
     def _fill(self, buffer: NDArray[np.uint8]) -> None:
-        view = memoryview(buffer)
+        view = buffer.data
         while view:
             try:
                 count = self._member.readinto(view)  # type: ignore[attr-defined]

@@ -87,4 +87,5 @@ def bfloat16(path: Path) -> np.dtype[Any]:
         import ml_dtypes
     except ImportError:
         raise FileError(f"{path}: reading bfloat16 needs ml_dtypes: pip install 'kullback[cli]'") from None
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype

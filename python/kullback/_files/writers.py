@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -19,6 +19,13 @@ Block = Mapping[str, NDArray[Any]]
 
 _ROW_GROUP = 1 << 17
 """Rows of a Parquet row group: 9 MB of the comparison's columns, wide enough to compress and to skip by."""
+
+
+_DIGITS = {"f4": "%.9g", "f8": "%.17g"}
+"""Decimal digits that give the same binary number back; integers and booleans are written as integers."""
+
+_LINES = 1 << 13
+"""Lines of text made at a time: as Python numbers and strings they take ten times what they take in the file."""
 
 
 class WriteError(OSError):
@@ -101,9 +108,13 @@ class RowWriter(Protocol):
     def finish(self) -> None:
         """Write what is still held back."""
 
+    def abandon(self) -> None:
+        """Let go of the file, which is about to be removed."""
 
-def open_writer(out: AtomicFile, columns: Mapping[str, np.dtype[Any]], rows: int) -> RowWriter:
-    """Start a file of results in the format its name asks for.
+
+@contextmanager
+def open_writer(out: AtomicFile, columns: Mapping[str, np.dtype[Any]], rows: int) -> Iterator[RowWriter]:
+    """Fill a file with results in the format that its name asks for.
 
     Parameters
     ----------
@@ -114,12 +125,23 @@ def open_writer(out: AtomicFile, columns: Mapping[str, np.dtype[Any]], rows: int
     rows : int
         How many rows will come.
 
-    Returns
-    -------
+    Yields
+    ------
     RowWriter
-        To be given every block, then finished.
+        To be given every block.
+
+    Raises
+    ------
+    WriteError
+        If the file cannot be written.
     """
-    return _WRITERS[out.path.suffix](out, columns, rows)
+    writer = _WRITERS[out.path.suffix](out, columns, rows)
+    try:
+        yield writer
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.finish()
 
 
 class _NpyWriter:
@@ -128,40 +150,51 @@ class _NpyWriter:
     def __init__(self, out: AtomicFile, columns: Mapping[str, np.dtype[Any]], rows: int) -> None:
         self._out = out
         self._dtype = np.dtype(list(columns.items()))
+        self._records = np.empty(0, self._dtype)
         header = {"descr": self._dtype.descr, "fortran_order": False, "shape": (rows,)}
         with out.reporting():
             np.lib.format.write_array_header_1_0(out.file, header)
 
     def write(self, block: Block) -> None:
-        records = np.empty(len(next(iter(block.values()))), self._dtype)
+        rows = len(next(iter(block.values())))
+        if rows > len(self._records):
+            self._records = np.empty(rows, self._dtype)
+        records = self._records[:rows]
         for name, column in block.items():
             records[name] = column
         with self._out.reporting():
             self._out.file.write(records.view(np.uint8).data)
 
     def finish(self) -> None:
-        """Records are written as they come."""
+        """Do nothing: records are written as they come."""
+
+    def abandon(self) -> None:
+        """Do nothing: only the file is open."""
 
 
 class _CsvWriter:
     """Comma-separated text with a header; as many digits as give the same number back."""
 
-    _FORMATS = {"f4": "%.9g", "f8": "%.17g"}
-
     def __init__(self, out: AtomicFile, columns: Mapping[str, np.dtype[Any]], rows: int) -> None:
         self._out = out
-        self._line = ",".join(self._FORMATS.get(dtype.str[1:], "%d") for dtype in columns.values()) + "\n"
+        self._line = ",".join(_DIGITS.get(dtype.str[1:], "%d") for dtype in columns.values()) + "\n"
         with out.reporting():
             out.file.write((",".join(columns) + "\n").encode())
 
     def write(self, block: Block) -> None:
         line = self._line
-        text = "".join([line % row for row in zip(*(column.tolist() for column in block.values()), strict=True)])
-        with self._out.reporting():
-            self._out.file.write(text.encode())
+        columns = list(block.values())
+        for start in range(0, len(columns[0]), _LINES):
+            rows = zip(*(column[start : start + _LINES].tolist() for column in columns), strict=True)
+            text = "".join([line % row for row in rows])
+            with self._out.reporting():
+                self._out.file.write(text.encode())
 
     def finish(self) -> None:
-        """Lines are written as they come."""
+        """Do nothing: lines are written as they come."""
+
+    def abandon(self) -> None:
+        """Do nothing: only the file is open."""
 
 
 class _ParquetWriter:
@@ -177,13 +210,20 @@ class _ParquetWriter:
         self._held: list[Any] = []
         self._count = 0
         with out.reporting():
-            self._writer = pq.ParquetWriter(out.file, self._schema)
+            # Hardly two numbers of a column are equal: a dictionary would only cost time and memory.
+            self._writer = pq.ParquetWriter(out.file, self._schema, use_dictionary=False)
 
     def write(self, block: Block) -> None:
-        self._held.append(self._arrow.table([self._arrow.array(c) for c in block.values()], schema=self._schema))
+        columns = [self._column(column, field.type) for column, field in zip(block.values(), self._schema, strict=True)]
+        self._held.append(self._arrow.table(columns, schema=self._schema))
         self._count += self._held[-1].num_rows
         if self._count >= _ROW_GROUP:
             self._flush()
+
+    def _column(self, column: NDArray[Any], kind: Any) -> Any:
+        """Wrap a column as it lies in memory (``pyarrow.array`` would import pandas to ask whether it is one)."""
+        bits = np.packbits(column, bitorder="little") if column.dtype == bool else np.ascontiguousarray(column)
+        return self._arrow.Array.from_buffers(kind, len(column), [None, self._arrow.py_buffer(bits)])
 
     def _flush(self) -> None:
         if self._count:
@@ -197,8 +237,14 @@ class _ParquetWriter:
         with self._out.reporting():
             self._writer.close()
 
+    def abandon(self) -> None:
+        # It would close itself later, when there is no file any more, and complain.
+        with suppress(OSError):
+            self._writer.close()
+        self._writer.is_open = False
 
-_WRITERS: dict[str, type[_NpyWriter] | type[_CsvWriter] | type[_ParquetWriter]] = {
+
+_WRITERS: dict[str, type[_NpyWriter | _CsvWriter | _ParquetWriter]] = {
     ".npy": _NpyWriter,
     ".csv": _CsvWriter,
     ".parquet": _ParquetWriter,

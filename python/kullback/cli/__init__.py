@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 __all__ = ["main"]
 
@@ -11,6 +13,8 @@ _NEEDED = ("rich", "typer")
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    # What ends a batch job ends this one as Ctrl-C does: with its unfinished files removed.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
             from kullback.cli.app import app
@@ -21,3 +25,7 @@ def main() -> None:
         app(prog_name="kullback")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

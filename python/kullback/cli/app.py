@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kullback.cli.fail_if import Condition, numbers, parse_condition
 from kullback.cli.outcome import FAILED_IF, INVALID_ROWS, missing_extra, reporting
+
+if TYPE_CHECKING:
+    from kullback.cli.checks import Space
 
 __all__ = ["app"]
 
@@ -43,14 +46,15 @@ class OnInvalid(StrEnum):
     fail = "raise"
 
 
-def _spaces(text: str, most: int) -> tuple[str, str]:
+def _spaces(text: str, most: int) -> tuple[Space, Space]:
     """Read ``G`` or ``G,G``: the spaces of the first and the last input."""
     from kullback.cli.checks import SPACES
 
-    spaces = [part.strip() for part in text.split(",")]
-    if len(spaces) > most or any(space not in SPACES for space in spaces):
+    words = [word.strip() for word in text.split(",")]
+    spaces = [space for word in words for space in SPACES if space == word]
+    if len(words) > most or len(spaces) < len(words):
         number = "one" if most == 1 else "one or two"
-        raise typer.BadParameter(f"{text!r} is not {number} of {', '.join(SPACES)}", param_hint="--given")
+        raise typer.BadParameter(f"{text!r} is not {number} of {', '.join(SPACES)}", param_hint="'--given'")
     return spaces[0], spaces[-1]
 
 
@@ -69,7 +73,7 @@ def _out(path: Path | None) -> Path | None:
     if path.suffix not in OUT_EXTENSIONS:
         raise typer.BadParameter(f"{path}: written are {', '.join(OUT_EXTENSIONS)}")
     if path.suffix == ".parquet" and not _installed("pyarrow"):
-        raise missing_extra("--out", "pyarrow", "arrow")
+        raise missing_extra("'--out'", "pyarrow", "arrow")
     return _no_folder(path)
 
 
@@ -79,7 +83,7 @@ def _plot(path: Path | None) -> Path | None:
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter(f"{path}: drawn are .png, .svg, .pdf")
     if not _installed("matplotlib"):
-        raise missing_extra("--plot", "matplotlib", "plot")
+        raise missing_extra("'--plot'", "matplotlib", "plot")
     return _no_folder(path)
 
 
@@ -179,7 +183,7 @@ def compare(
                 temperature=temperature,
                 num_classes=num_classes,
                 ignore_index=ignore_index,
-                on_invalid=on_invalid.value,
+                on_invalid="nan" if on_invalid is OnInvalid.nan else "raise",
                 check=not no_check,
                 out=out,
                 plot=plot,
@@ -230,7 +234,7 @@ def score(
     labelled = labels is not None or tokens is not None
     measures = [measure.value for measure in measure or ([Measure.entropy] + [Measure.nll] * labelled)]
     if "nll" in measures and not labelled:
-        raise typer.BadParameter("nll needs --labels or --tokens", param_hint="--measure")
+        raise typer.BadParameter("nll needs --labels or --tokens", param_hint="'--measure'")
     spaces = _spaces(given, 1)
     conditions = _conditions(fail_if, summary_names(measures))
     _spare_inputs({"--out": out}, [file, labels, tokens, mask, groups])
@@ -248,7 +252,7 @@ def score(
                 temperature=temperature,
                 num_classes=num_classes,
                 ignore_index=ignore_index,
-                on_invalid=on_invalid.value,
+                on_invalid="nan" if on_invalid is OnInvalid.nan else "raise",
                 check=not no_check,
                 out=out,
                 threads=threads,
@@ -283,7 +287,7 @@ def info(form: Form = Format.table, as_json: Json = False) -> None:
 
 def _exclusive(first: str, first_value: object, second: str, second_value: object) -> None:
     if first_value is not None and second_value is not None:
-        raise typer.BadParameter(f"use {first} or {second}, not both", param_hint=second)
+        raise typer.BadParameter(f"use {first} or {second}, not both", param_hint=f"'{second}'")
 
 
 def _conditions(texts: list[str] | None, names: Iterable[str]) -> list[Condition]:
@@ -294,11 +298,11 @@ def _conditions(texts: list[str] | None, names: Iterable[str]) -> list[Condition
         try:
             condition = parse_condition(text)
         except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--fail-if") from None
+            raise typer.BadParameter(str(error), param_hint="'--fail-if'") from None
         if condition.name not in known:
             near = get_close_matches(condition.name, known, n=3, cutoff=0.3) or known
             raise typer.BadParameter(
-                f"{condition.name!r} is no number of the summary; near it: {', '.join(near)}", param_hint="--fail-if"
+                f"{condition.name!r} is no number of the summary; near it: {', '.join(near)}", param_hint="'--fail-if'"
             )
         conditions.append(condition)
     return conditions
@@ -310,7 +314,7 @@ def _spare_inputs(outputs: dict[str, Path | None], inputs: list[str | None]) -> 
         for spec in inputs:
             read = spec and Path(spec if Path(spec).exists() else spec.rpartition("::")[0])
             if path and read and path.exists() and read.exists() and path.samefile(read):
-                raise typer.BadParameter(f"{path} is one of the inputs", param_hint=option)
+                raise typer.BadParameter(f"{path} is one of the inputs", param_hint=f"'{option}'")
 
 
 def _show(document: dict[str, Any], form: Format) -> None:
@@ -318,8 +322,7 @@ def _show(document: dict[str, Any], form: Format) -> None:
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show ‖ or ± is no reason to fail
-    print(render(document, form.value))
-    sys.stdout.flush()
+    print(render(document, form.value), flush=True)
 
 
 def _finish(document: dict[str, Any], conditions: list[Condition]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,13 @@ import kullback
 from kullback._files import FileError, Tensor
 from kullback.cli.inputs import in_terms_of_options, sample
 
-__all__ = ["SPACES", "Look", "check_space", "look"]
+__all__ = ["SPACES", "Look", "Space", "check_space", "look"]
 
-SPACES = ("probs", "counts", "log_probs", "logits")
+Space = Literal["probs", "counts", "log_probs", "logits"]
+
+SPACES: tuple[Space, ...] = get_args(Space)
+"""What rows may hold, as `kullback.entropy` explains it."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -47,7 +51,7 @@ def look(tensor: Tensor) -> Look:
     """Look at a sample of an array, its classes along the last axis."""
     matrix = len(tensor.shape) > 1
     rows = sample(tensor, -1 if matrix else None)
-    values = rows.astype(np.float64)
+    values = _doubles(rows)
     finite = np.isfinite(values)
     sums = values[finite.all(axis=1)].sum(axis=1) if matrix else values[:0]
     kind, why = _space(rows) if matrix else _single(tensor)
@@ -71,12 +75,14 @@ def _space(rows: NDArray[Any]) -> tuple[str, str]:
     rows = _telling(rows)
     if not rows.size:
         return "unclear", "every row has a NaN or is all 0"
-    values = rows.astype(np.float64)
+    values = _doubles(rows)
     whole = bool((values == np.rint(values)).all())
     if _valid(rows, "probs").all():
         return "probs", "rows are ≥ 0 and sum to 1"
     if _valid(rows, "counts").all():
-        return ("counts", "whole numbers ≥ 0 (labels and tokens are, too)") if whole else ("unclear", "≥ 0, sums differ: counts or logits")
+        if whole:
+            return "counts", "whole numbers ≥ 0 (as labels and tokens are)"
+        return "unclear", "≥ 0 with different sums: counts or logits"
     if _valid(rows, "log_probs").all():
         return "log_probs", "rows are ≤ 0 and their exponentials sum to 1"
     if _valid(rows, "logits").all():
@@ -84,18 +90,23 @@ def _space(rows: NDArray[Any]) -> tuple[str, str]:
     return "unclear", "there are rows that are valid in no space"
 
 
+def _doubles(rows: NDArray[Any]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # a signalling NaN, as damaged files have them
+        return rows.astype(np.float64)
+
+
 def _telling(rows: NDArray[Any]) -> NDArray[Any]:
     """Leave out rows with a NaN, and rows of zeros, which are padding or not yet counted."""
-    values = rows.astype(np.float64)
+    values = _doubles(rows)
     return rows[~np.isnan(values).any(axis=1) & values.any(axis=1)]
 
 
-def _valid(rows: NDArray[Any], space: str) -> NDArray[np.bool_]:
+def _valid(rows: NDArray[Any], space: Space) -> NDArray[np.bool_]:
     valid: NDArray[np.bool_] = ~np.isnan(kullback.entropy(rows, given=space, on_invalid="nan"))
     return valid
 
 
-def check_space(tensor: Tensor, axis: int, given: str, classes: int | None) -> None:
+def check_space(tensor: Tensor, axis: int, given: Space, classes: int | None) -> None:
     """Refuse an array that is plainly not in the space the user says.
 
     Parameters
@@ -128,5 +139,5 @@ def check_space(tensor: Tensor, axis: int, given: str, classes: int | None) -> N
     try:
         kullback.entropy(rows, given=given)
     except ValueError as error:
-        reason = in_terms_of_options(str(error)).replace("p: row", "sampled row", 1)
+        reason = in_terms_of_options(str(error)).replace("p: row", "sampled row", 1).partition("; --on-invalid")[0]
         raise FileError(f"{tensor.label}: --given {given} fits none of {len(rows)} sampled rows: {reason}") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from kullback import _core
 from kullback._accumulate import COLUMNS, LABELLED, Accumulator
 from kullback._files import AtomicFile, FileError, pair_matrices
 from kullback._plot import Histograms
-from kullback.cli.checks import check_space
+from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, Part, described, parts
 from kullback.cli.scan import Selection, result_dtype, scan
@@ -34,12 +34,12 @@ class Request:
     tokens: str | None
     mask: str | None
     groups: str | None
-    given: tuple[str, str]
+    given: tuple[Space, Space]
     axis: int
     temperature: float
     num_classes: int | None
     ignore_index: int
-    on_invalid: str
+    on_invalid: Literal["nan", "raise"]
     check: bool
     out: Path | None
     plot: Path | None
@@ -156,4 +156,4 @@ def _document(request: Request, every: Sequence[Part], summary: dict[str, Any]) 
     for place, (name, spec) in enumerate((("base", request.base), ("other", request.other))):
         inputs[name] = described([part.tensors[place] for part in every], spec, request.given[place])
     head = {"schema": summary["schema"], "version": kullback.__version__, "units": summary["units"], "inputs": inputs}
-    return {**head, "top_k": None, "perplexity": None, "delta_p": None, **summary}
+    return {**head, **summary, **{name: summary.get(name) for name in ("top_k", "perplexity", "delta_p")}}

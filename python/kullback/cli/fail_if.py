@@ -42,6 +42,7 @@ class Condition:
     limit: float
 
     def __str__(self) -> str:
+        """Write it as it was given."""
         return f"{self.name}{self.sign}{self.limit:g}"
 
     def holds(self, value: float) -> bool:

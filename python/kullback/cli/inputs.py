@@ -164,8 +164,8 @@ class Aligned:
         self._open: tuple[int, Rows] | None = None
         total = sum(part.rows for part in every)
         if self._shared:
-            wanted = {(total,), every[0].leading} if len(every) == 1 else {(total,)}
-            self._check(self.tensors[0], wanted)
+            leading = every[0].leading if len(every) == 1 else (total,)
+            self._check(self.tensors[0], {(total,), leading})
         else:
             for tensor, part in zip(self.tensors, every, strict=True):
                 self._check(tensor, {(part.rows,), part.leading})
@@ -282,7 +282,9 @@ class Block:
         return {"row": within + self.part.first, "sequence": sequence + self.part.first_sequence, "position": position}
 
 
-def blocks(every: Sequence[Part], classes: int | None, also: Sequence[Aligned | Labels]) -> Generator[Block, None, None]:
+def blocks(
+    every: Sequence[Part], classes: int | None, also: Sequence[Aligned | Labels]
+) -> Generator[Block, None, None]:
     """Walk the rows of all parts.
 
     Parameters

@@ -30,7 +30,7 @@ def reporting() -> Iterator[None]:
     except (FileError, WriteError) as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except MemoryError as error:
         _fail(f"not enough memory: {error}" if str(error) else "not enough memory")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +44,7 @@ class Selection:
         groups: str | None,
         ignore_index: int,
     ) -> None:
+        self.ignore_index = ignore_index
         given = labels if labels is not None else tokens
         self.labels = given and Labels(given, every, tokens=labels is None, ignore_index=ignore_index)
         self.mask = mask and Aligned(mask, every, "the mask", lambda tensor: tensor.is_integer)
@@ -122,8 +122,8 @@ def scan(
     rows = sum(part.rows for part in every)
     row_bytes = sum(part.rows * part.row_bytes for part in every) / max(rows, 1)
     places = dict.fromkeys(("row", "sequence", "position"), np.dtype(np.int64))
-    writer = open_writer(out, {**places, **columns}, rows) if out else None
     with ExitStack() as stack:
+        writer = stack.enter_context(open_writer(out, {**places, **columns}, rows)) if out else None
         walk = blocks(every, classes, selection.sources)
         stack.callback(walk.close)
         advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=quiet))
@@ -133,11 +133,20 @@ def scan(
             try:
                 results, status = kernel(block, labels, mask)
             except (ValueError, IndexError, TypeError) as error:
-                names = " and ".join(tensor.label for tensor in block.part.tensors)
-                raise FileError(f"{names}: {in_terms_of_options(str(error), block)}") from error
+                raise FileError(_located(error, block, selection)) from error
             update(results, status, groups)
             if writer is not None:
                 writer.write({**place, **{name: results[name] for name in columns}})
             advance(block.rows)
-    if writer is not None:
-        writer.finish()
+
+
+def _located(error: Exception, block: Block, selection: Selection) -> str:
+    """Name the file and the row of what the library refuses of a block."""
+    message = in_terms_of_options(str(error), block)
+    if isinstance(error, IndexError) and selection.labels:
+        ignored = f"rows to be left out have the label {selection.ignore_index} (--ignore-index)"
+        return f"{selection.labels.label}: {message}; {ignored}"
+    argument, _, rest = message.partition(": ")
+    labels = [tensor.label for tensor in block.part.tensors]
+    places = {"base": 0, "other": 1, "p": 0, "q": 0}
+    return f"{labels[places[argument]]}: {rest}" if argument in places else f"{' and '.join(labels)}: {message}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ import kullback
 from kullback._accumulate import EXACT_ROWS, Accumulator
 from kullback._files import AtomicFile, FileError, select_matrices
 from kullback._percentiles import PERCENTS, Percentiles
-from kullback.cli.checks import check_space
+from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, described, parts
 from kullback.cli.scan import Selection, result_dtype, scan
@@ -37,12 +37,12 @@ class Request:
     tokens: str | None
     mask: str | None
     groups: str | None
-    given: str
+    given: Space
     axis: int
     temperature: float
     num_classes: int | None
     ignore_index: int
-    on_invalid: str
+    on_invalid: Literal["nan", "raise"]
     check: bool
     out: Path | None
     threads: int | None
@@ -100,7 +100,7 @@ def score_file(request: Request) -> dict[str, Any]:
         }
         columns = {}
         for measure in request.measures:
-            if measure == "nll":
+            if measure == "nll" and labels is not None:
                 columns[measure] = kullback.nll(matrix, labels, ignore_index=request.ignore_index, **options)
             else:
                 columns[measure] = kullback.entropy(matrix, **options)
@@ -140,9 +140,7 @@ class _Statistics:
         self._percentiles = {name: Percentiles(EXACT_ROWS, binned=rows > EXACT_ROWS) for name in measures}
         self._extremes = dict.fromkeys(measures, (math.inf, -math.inf))
 
-    def update(
-        self, columns: dict[str, NDArray[Any]], status: NDArray[np.uint8], groups: NDArray[Any] | None
-    ) -> None:
+    def update(self, columns: dict[str, NDArray[Any]], status: NDArray[np.uint8], groups: NDArray[Any] | None) -> None:
         """Add the rows of a block."""
         self._means.update({_COLUMN[name]: columns[name] for name in self._measures}, status, groups)
         scored = status == 0
