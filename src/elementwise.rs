@@ -138,7 +138,7 @@ pub fn kl_total(job: &Job, log_target: bool) -> Total {
 
 fn total<E: Math, M: Measure<E, 2, 0, 1, 1>>(job: &Job, m: M) -> Total {
     let rows: Rows<'_, E, 2> = job.inputs([Map::Keep; 2]);
-    sum_rows(job, &|which, push| {
+    sum_rows(job, |which, push| {
         evaluate::<E, M, 2, 0, 1, 1>(level(), m, &rows, which, &mut |batch| {
             batch.value[0].iter().for_each(|v| push(*v))
         });
@@ -146,7 +146,7 @@ fn total<E: Math, M: Measure<E, 2, 0, 1, 1>>(job: &Job, m: M) -> Total {
 }
 
 /// The sum over rows of what `see` pushes, on the tree that reductions keep.
-fn sum_rows(job: &Job, see: &(dyn Fn(&[usize], &mut dyn FnMut(f64)) + Sync)) -> Total {
+fn sum_rows(job: &Job, see: impl Fn(&[usize], &mut dyn FnMut(f64)) + Sync) -> Total {
     let work = nanoseconds_a_row(job.classes, job.operands.len());
     let size = parallel::chunk_rows(work, BATCH);
     let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };

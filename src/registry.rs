@@ -1,4 +1,4 @@
-//! Which measure a quantity is in each space: a new divergence adds one line to [`evaluate`].
+//! Which measure a quantity is in each space: a new divergence adds one line to `evaluate`.
 
 use crate::error::Result;
 use crate::math::Math;
@@ -21,7 +21,7 @@ pub enum Quantity {
     Kl,
     /// JS(p, q).
     Js,
-    /// −ln q[label].
+    /// −ln q of the label.
     Nll,
 }
 
@@ -47,7 +47,7 @@ fn double(quantity: Quantity, job: &Job, outer: &Job) -> Result<Total> {
 }
 
 /// The result of one row in double precision, in nats, masses scaled by a power of two that brings each row's largest
-/// near 1; NaN if it has none. For rows at the ends of their element's range.
+/// near 1, logits less the row's first; NaN if it has none. For rows at the ends of their element's range.
 fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
     let lead = crate::rows::Lead { shape: &job.lead };
     let mut single = job.clone();
@@ -68,7 +68,13 @@ fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
     single.lead.clear();
     let mut maps = maps(quantity, &single);
     for (k, map) in maps.iter_mut().enumerate().take(single.operands.len()) {
-        if *map == Map::Keep && !single.operands[k].given.is_log() {
+        if *map != Map::Keep || quantity == Quantity::Nll {
+            continue;
+        }
+        if single.operands[k].given.is_log() {
+            *map = Map::Divide(single.operands[k].temperature);
+            single.operands[k].temperature = 1.0;
+        } else {
             let mut largest: f64 = 0.0;
             single.elements(k, 0, |_, value| largest = largest.max(value));
             // 2^1074 overflows: a subnormal maximum stays below 1, which is near enough.

@@ -478,7 +478,7 @@ fn settle<const I: usize, const O: usize>(
         if job.check_sums && x.given.is_normalised() {
             let (expected, tolerance) = (if x.given.is_log() { 0.0 } else { 1.0 }, Job::tolerance(x.dtype));
             // Rounding of the sum itself must not decide.
-            suspect |= batch.mass[k].iter().any(|m| !((m - expected).abs() <= tolerance * (1.0 - 1e-6)));
+            suspect |= batch.mass[k].iter().any(|m| m.is_nan() || (m - expected).abs() > tolerance * (1.0 - 1e-6));
         }
     }
     let mut rescued = [false; BATCH];

@@ -143,14 +143,14 @@ impl<S: Simd> Sum<S> {
 
     /// Adds sums of the same rows.
     #[inline(always)]
-    pub fn add(self, b: Self) -> Self {
+    pub fn plus(self, b: Self) -> Self {
         let (hi, e) = two_sum(self.hi, b.hi);
         Sum { hi, lo: e + (self.lo + b.lo) }
     }
 
     /// Multiplies by one factor a row; an infinite sum stays what it is.
     #[inline(always)]
-    pub fn mul(self, w: W<S>) -> Self {
+    pub fn times(self, w: W<S>) -> Self {
         let finite = self.hi.abs().simd_lt(f64::INFINITY);
         let hi = self.hi * w;
         let e = fma(self.hi, w, -hi);
@@ -267,7 +267,7 @@ impl Element for f64 {
     }
     #[inline(always)]
     fn acc_join<S: Simd>(a: Sum<S>, b: Sum<S>) -> Sum<S> {
-        a.add(b)
+        a.plus(b)
     }
     #[inline(always)]
     fn acc_fold<S: Simd>(acc: Sum<S>) -> (f64, f64) {

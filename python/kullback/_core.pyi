@@ -1,13 +1,34 @@
-from typing import Any, Literal, SupportsIndex, final
+from typing import Any, Literal, SupportsIndex, TypeAlias, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_Given = Literal["probs", "counts", "log_probs", "logits"]
-_Spaces = _Given | tuple[_Given, _Given]
-_Flags = NDArray[np.bool_]
+_Given: TypeAlias = Literal["probs", "counts", "log_probs", "logits"]
+_Spaces: TypeAlias = _Given | tuple[_Given, _Given]
+_Flags: TypeAlias = NDArray[np.bool_]
 
 __version__: str
+__all__ = [
+    "ExactSum",
+    "GroupSums",
+    "__version__",
+    "compare_columns",
+    "cross_entropy",
+    "entropy",
+    "get_num_threads",
+    "js_distance",
+    "js_divergence",
+    "kl_div",
+    "kl_divergence",
+    "log_softmax",
+    "nll",
+    "set_num_threads",
+    "set_simd_level",
+    "simd_level",
+    "simd_levels",
+    "soft_cross_entropy",
+    "softmax",
+]
 
 def entropy(
     p: ArrayLike,
@@ -138,6 +159,7 @@ def get_num_threads() -> int: ...
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def set_simd_level(name: str) -> None: ...
+
 @final
 class ExactSum:
     def __new__(cls) -> ExactSum: ...
@@ -149,6 +171,7 @@ class ExactSum:
     def value(self) -> float: ...
     def __getstate__(self) -> list[int]: ...
     def __setstate__(self, state: list[int]) -> None: ...
+
 @final
 class GroupSums:
     def __new__(cls) -> GroupSums: ...

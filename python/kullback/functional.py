@@ -117,7 +117,8 @@ def _normalise(kernel: Any, input: ArrayLike, dim: int | None, dtype: Any) -> ND
     array = _floating(array, "input")
     if dim is None:
         warnings.warn(
-            "Implicit dimension choice for softmax has been deprecated. Change the call to include dim=X as an argument.",
+            "Implicit dimension choice for softmax has been deprecated. "
+            "Change the call to include dim=X as an argument.",
             UserWarning,
             stacklevel=3,
         )
@@ -135,7 +136,7 @@ def kl_div(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> Any:
-    """torch's KLDivLoss: ``target * (ln(target) - input)`` class by class, on rows as they are.
+    """Torch's KLDivLoss: ``target * (ln(target) - input)`` class by class, on rows as they are.
 
     Not a divergence of distributions unless both rows are normalised, and it can be negative on rounded ones; for
     Gibbs' inequality use `kullback.kl_divergence`.
@@ -213,7 +214,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Any:
-    """torch's CrossEntropyLoss: of logits, against class indices or probabilities.
+    """Torch's CrossEntropyLoss: of logits, against class indices or probabilities.
 
     Parameters
     ----------
@@ -251,7 +252,7 @@ def cross_entropy(
     --------
     >>> import kullback.functional as F
     >>> print(F.cross_entropy([[20.0, 0.0]], [0]))
-    2.0611536181902033e-09
+    2.061153620314381e-09
     """
     reduction = _reduction(reduction, size_average, reduce)
     x = _floating(np.asarray(input) if type(input) is not np.ndarray else input, "input")
@@ -298,7 +299,7 @@ def _result(x: NDArray[Any], *more: NDArray[Any] | None) -> np.dtype[Any]:
 
 
 def _from_indices(
-    x: NDArray[Any], t: NDArray[Any], w: NDArray[Any] | None, axis: int, ignore: int, reduction: str, smoothing: float
+    x: NDArray[Any], t: NDArray[Any], w: NDArray[Any] | None, axis: int, ignore: int, reduction: Any, smoothing: float
 ) -> Any:
     classes = x.shape[axis]
     counted = t != ignore
@@ -338,7 +339,7 @@ def _from_indices(
 
 
 def _from_probabilities(
-    x: NDArray[Any], t: NDArray[Any], w: NDArray[Any] | None, axis: int, ignore: int, reduction: str, smoothing: float
+    x: NDArray[Any], t: NDArray[Any], w: NDArray[Any] | None, axis: int, ignore: int, reduction: Any, smoothing: float
 ) -> Any:
     if t.dtype.kind != "f" and t.dtype.name != "bfloat16":
         raise TypeError(f"Expected floating point type for target with class probabilities, got {t.dtype}")

@@ -232,8 +232,10 @@ def write_coefficients() -> None:
                 continue
             coefficients, worst = fit(p.target, p.lo, p.hi, degree, p.exact, bits)
             out += [
-                f"/// {p.what}: degree {degree} on [{mp.nstr(p.lo, 4)}, {mp.nstr(p.hi, 4)}], "
-                f"relative error {mp.nstr(worst * mpf(2) ** bits, 2)} u.",
+                (
+                    f"/// {p.what}: degree {degree} on [{mp.nstr(p.lo, 4)}, {mp.nstr(p.hi, 4)}], "
+                    f"relative error {mp.nstr(worst * mpf(2) ** bits, 2)} u."
+                ),
                 f"pub(super) const {p.name}_{suffix}: [{suffix.lower()}; {degree + 1 - p.skip}] = [",
                 *(f"    {show(c)}," for c in coefficients[p.skip :]),
                 "];",

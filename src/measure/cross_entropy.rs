@@ -26,17 +26,17 @@ impl CrossEntropyLin {
         (sum[2], sum[3]) = (q_rest, count);
         for (i, part) in [a, b].into_iter().enumerate() {
             let factor = scale / part.at[0];
-            let [top, rest, _, _, moment] = each(part.sum, |x| x.mul(factor));
+            let [top, rest, _, _, moment] = each(part.sum, |x| x.times(factor));
             let stays = j.apart[i].simd_eq(zero);
-            let demoted = top.mul(stays.select(zero, W::splat(s, 1.0)));
-            sum[0] = sum[0].add(top.mul(stays.select(W::splat(s, 1.0), zero)));
-            sum[1] = sum[1].add(rest).add(demoted);
+            let demoted = top.times(stays.select(zero, W::splat(s, 1.0)));
+            sum[0] = sum[0].plus(top.times(stays.select(W::splat(s, 1.0), zero)));
+            sum[1] = sum[1].plus(rest).plus(demoted);
             // A part without mass in q has had no finite logarithm to shift.
             let present = part.at[2].simd_gt(zero);
             let shift = present.select(wide::ln(s, j.factor[i]), zero);
             let ln_top = present.select(wide::ln(s, part.at[2]) + shift, W::splat(s, f64::NEG_INFINITY));
             let pushed = demoted.hi.simd_gt(zero).select(ln_top, zero);
-            sum[4] = sum[4].add(moment).add(rest.mul(shift)).add(demoted.mul(pushed));
+            sum[4] = sum[4].plus(moment).plus(rest.times(shift)).plus(demoted.times(pushed));
         }
         Part { at: [scale, j.at[0], j.at[1]], sum }
     }
@@ -274,11 +274,11 @@ impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed
         let mut moment = total;
         for (i, part) in [a, b].into_iter().enumerate() {
             let factor = scale / part.at[0];
-            let mass = part.sum[0].mul(factor);
+            let mass = part.sum[0].times(factor);
             let finite = j.apart[i].abs().simd_lt(f64::INFINITY);
             let shift = finite.select(j.apart[i], W::splat(s, 0.0));
-            total = total.add(mass);
-            moment = moment.add(part.sum[3].mul(factor)).add(mass.mul(shift));
+            total = total.plus(mass);
+            moment = moment.plus(part.sum[3].times(factor)).plus(mass.times(shift));
         }
         Part { at: [scale, j.at[0], j.at[1], j.at[2], j.at[3]], sum: [total, ys, yk, moment] }
     }

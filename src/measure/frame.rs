@@ -93,7 +93,7 @@ impl<E: Math> Scale<E> {
             r = fma(n, minus(2), r);
         }
         if let Some(more) = more {
-            r = r + more;
+            r += more;
         }
         let r = r * V::<S, E>::splat(s, self.inv_e);
         (E::exp_reduced(s, r) * E::pow2_of_magic(s, t), x)
@@ -194,7 +194,7 @@ impl<S: Simd, const N: usize> Join<S, N> {
     /// Sums in units of mass.
     #[inline(always)]
     pub fn scaled(&self, [a, b]: [Sum<S>; 2]) -> Sum<S> {
-        a.mul(self.factor[0]).add(b.mul(self.factor[1]))
+        a.times(self.factor[0]).plus(b.times(self.factor[1]))
     }
 
     /// The sum outside the maximum and the count at it, from those of the parts.
@@ -206,8 +206,8 @@ impl<S: Simd, const N: usize> Join<S, N> {
         for (i, count) in count.into_iter().enumerate() {
             let stays = self.apart[i].simd_eq(zero);
             let count = count.value(s);
-            total = total.add(Sum::new(s, self.top[i]).mul(stays.select(zero, count)));
-            at_top = at_top.add(Sum::new(s, stays.select(count, zero)));
+            total = total.plus(Sum::new(s, self.top[i]).times(stays.select(zero, count)));
+            at_top = at_top.plus(Sum::new(s, stays.select(count, zero)));
         }
         [total, at_top]
     }
@@ -220,9 +220,9 @@ impl<S: Simd, const N: usize> Join<S, N> {
         let [a, b]: [Sum<S>; 2] = array(|i| {
             // A part without mass has nothing to shift, and its `apart` is infinite.
             let shift = apart[i].abs().simd_lt(f64::INFINITY).select(apart[i], zero);
-            moment[i].add(Sum::new(s, mass[i]).mul(shift)).mul(self.factor[i])
+            moment[i].plus(Sum::new(s, mass[i]).times(shift)).times(self.factor[i])
         });
-        a.add(b)
+        a.plus(b)
     }
 }
 

@@ -79,7 +79,7 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
             let (head, tail) = (E::head(sum), (sum - E::head(sum)) + error);
             let one = W::splat(s, 1.0);
             return Done {
-                value: [within::<S, E>(s, js - excess)],
+                value: [within(s, js - excess)],
                 mass: [zero; 2],
                 again: (excess * 8.0).simd_gt(js),
                 hint: [
@@ -94,10 +94,10 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
         let (p, q, d) = (part.sum[0], part.sum[1], part.sum[2]);
         let one = W::splat(s, 1.0);
         // For close totals both from their sum and the sum of differences: more exact, and symmetric.
-        let both = p.add(q);
+        let both = p.plus(q);
         let close = d.value(s).abs().simd_lt(both.hi * 0.25);
-        let half = |d: Sum<S>| both.add(d).mul(W::splat(s, 0.5));
-        let (low, high) = (half(d.mul(W::splat(s, -1.0))), half(d));
+        let half = |d: Sum<S>| both.plus(d).times(W::splat(s, 0.5));
+        let (low, high) = (half(d.times(W::splat(s, -1.0))), half(d));
         let pick = |a: Sum<S>, b: Sum<S>| Sum { hi: close.select(a.hi, b.hi), lo: close.select(a.lo, b.lo) };
         let (p, q) = (pick(low, p), pick(high, q));
         let ratio = |a: Sum<S>, b: Sum<S>| {
@@ -124,12 +124,12 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
     }
 }
 
-/// The value, not less than 0 nor more than the largest number of the element that does not exceed ln 2.
+/// The value between 0 and ln 2; storing it rounds no further up.
 #[inline(always)]
-fn within<S: Simd, E: Math>(s: S, js: W<S>) -> W<S> {
-    let most = if E::LANES == 16 { f64::from(0.693_147_1_f32) } else { std::f64::consts::LN_2 };
+fn within<S: Simd>(s: S, js: W<S>) -> W<S> {
+    let most = W::splat(s, std::f64::consts::LN_2);
     let js = js.simd_lt(0.0).select(W::splat(s, 0.0), js);
-    js.simd_gt(most).select(W::splat(s, most), js)
+    js.simd_gt(most).select(most, js)
 }
 
 /// JS of e^{a/T} and e^{b/T}. With d the gap of the log-probabilities, x = abs(d) and t = e^{−x}, a pair whose larger mass
@@ -208,7 +208,7 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
             let swap = !b.sum[k].hi.simd_eq(zero) & (a.sum[k].hi.simd_eq(zero) | heavier);
             let kept: [W<S>; 3] = array(|j| swap.select(y[j], x[j]));
             at[i..i + 3].copy_from_slice(&kept);
-            sum[k] = a.sum[k].mul(self.0.factor(s, x, &kept)).add(b.sum[k].mul(self.0.factor(s, y, &kept)));
+            sum[k] = a.sum[k].times(self.0.factor(s, x, &kept)).plus(b.sum[k].times(self.0.factor(s, y, &kept)));
         }
         // In the second pass all parts share a frame: the factors are 1, and the divergence is in the first sum.
         Part { at, sum }
@@ -224,12 +224,7 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
             let mut hint = part.at;
             [hint[6], hint[7], hint[8], hint[9]] =
                 regapped::<S, E>(s, self.0, [part.at[6], part.at[7], part.at[8], part.at[9]], y);
-            return Done {
-                value: [within::<S, E>(s, x - excess)],
-                mass: [zero; 2],
-                again: (excess * 8.0).simd_gt(x),
-                hint,
-            };
+            return Done { value: [within(s, x - excess)], mass: [zero; 2], again: (excess * 8.0).simd_gt(x), hint };
         }
         let (a, b) = (&part.at[..3], &part.at[3..6]);
         let one = W::splat(s, 1.0);

@@ -66,7 +66,8 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
         let (g, off) = (g / total, apart / total);
         let correction = -wide::ln_1p_minus(s, off);
         let kl = g - correction;
-        let again = correction.simd_gt(kl.abs());
+        // D says little of Q where Q is a small share of P: then the first pass only finds the scale.
+        let again = correction.simd_gt(kl.abs()) | off.abs().simd_gt(0.5);
         let kl = kl.simd_lt(zero).select(zero, kl);
         let ratio = off + one;
         // Rows whose sums leave this range, or whose totals are too far apart, are scaled and passed once more.
@@ -162,7 +163,10 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
             d = gap_anywhere::<S, E>(s, a, b, at[3], at[4], inv);
             let (h, l) = two_diff(b, at[3]);
             let l = no_b.select(zero, l - at[4]);
-            let (fb, _) = self.0.exp(s, at, h - at[0], Some(l));
+            // The second part of a difference of very unlike numbers need not be small.
+            let (x, l) = two_sum(h - at[0], l);
+            let l = l.simd_eq(l).select(l, zero);
+            let (fb, _) = self.0.exp(s, at, x, Some(l));
             // A mass that underflowed has no mean distance, but it has support.
             let edb = (no_a | no_b | e.simd_eq(zero)).select(zero, e * d);
             let near = d.abs().simd_lt(E::from_f64(DOUBLED));
@@ -188,11 +192,11 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
             let factor = self.0.factor(s, &part.at, &at);
             let shift = ((part.at[3] - at[3]) + (part.at[4] - at[4])) * self.0.inv();
             let (grow, phi) = (wide::exp(s, shift), wide::exp_m1_minus(s, shift));
-            let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.mul(factor));
-            sum[0] = sum[0].add(mass_a);
-            sum[1] = sum[1].add(mean).add(mass_a.mul(shift));
-            sum[2] = sum[2].add(g.mul(grow)).add(mass_a.mul(phi)).add(mean.mul(phi + shift));
-            sum[3] = sum[3].add(mass_b.mul(grow));
+            let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.times(factor));
+            sum[0] = sum[0].plus(mass_a);
+            sum[1] = sum[1].plus(mean).plus(mass_a.times(shift));
+            sum[2] = sum[2].plus(g.times(grow)).plus(mass_a.times(phi)).plus(mean.times(phi + shift));
+            sum[3] = sum[3].plus(mass_b.times(grow));
         }
         Part { at, sum }
     }

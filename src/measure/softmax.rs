@@ -44,7 +44,7 @@ impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
     fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 3>, b: Part<S, LIN, 3>) -> Part<S, LIN, 3> {
         let j = join_lin(s, &a.at, &b.at);
         let [others, count] = j.masses(s, [a.sum[0], b.sum[0]], [a.sum[1], b.sum[1]]);
-        Part { at: j.at, sum: [others, count, a.sum[2].add(b.sum[2])] }
+        Part { at: j.at, sum: [others, count, a.sum[2].plus(b.sum[2])] }
     }
 
     #[inline(always)]

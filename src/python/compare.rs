@@ -18,7 +18,6 @@ use crate::score::{Given, nanoseconds_a_row};
 /// Returns a dict of arrays in the shape of the leading axes, and an array of uint8 of that shape: 0 for rows that were
 /// scored, 1 for ignored, 2 for invalid ones, whose values are NaN.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)]
 #[pyo3(
     signature = (base, other, labels=None, *, given=Spaces([Given::Logits; 2], false), axis=Axis(-1),
         temperature=Temperature([1.0; 2], false), r#where=None, rows=None, ignore_index=Ignore(Some(-100)), columns,

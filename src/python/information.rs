@@ -4,9 +4,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::array::{Array, Target, align, follow, scalar_of, tuple};
+use super::detached;
 use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Temperature, Threads};
-use super::{WORTH_DETACHING, detached};
-use crate::error::Error;
 use crate::registry::{Quantity, run};
 use crate::rows::Dtype;
 use crate::score::{Bytes, Given, Job, Labels, Operand, Out, ln, nanoseconds_a_row};
@@ -38,7 +37,6 @@ pub struct Call<'py> {
 }
 
 /// The operands of a call as a job; `labels` with the label that does not count.
-#[allow(clippy::too_many_arguments)]
 pub fn prepare<'py>(
     operands: &[(&'static str, &Array<'py>)],
     labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
@@ -239,8 +237,7 @@ fn score<'py>(
     }
     job.out = Some(Out { data: target.data(), single: call.single, lead });
     let job = &call.job;
-    debug_assert!(WORTH_DETACHING > 0.0);
-    detached(py, work, || run(quantity, job).map_err(|e: Error| e))?;
+    detached(py, work, || run(quantity, job))?;
     target.finish(k.out)
 }
 
@@ -293,7 +290,6 @@ macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident($($arg:ident),+), $signature:literal, $quantity:expr, $root:expr) => {
         $(#[$doc])*
         #[pyfunction]
-        #[allow(clippy::too_many_arguments)]
         #[pyo3(
             signature = ($($arg),+, *, given=Spaces([Given::Probs; 2], false), axis=Axis(-1), keepdims=false, base=Base(None),
                 temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None, rows=None,
@@ -482,7 +478,6 @@ quantity! {
 /// >>> print(kb.nll([[0.1, 0.9], [0.5, 0.5]], [1, 0]).round(4))
 /// [0.1054 0.6931]
 #[pyfunction]
-#[allow(clippy::too_many_arguments)]
 #[pyo3(
     signature = (q, labels, *, ignore_index=Ignore(None), given=Spaces([Given::Probs; 2], false), axis=Axis(-1),
         keepdims=false, base=Base(None), temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None,

@@ -74,6 +74,12 @@ fn set_num_threads(n: options::Threads) -> PyResult<()> {
 /// -------
 /// int
 ///     At least 1.
+///
+/// Examples
+/// --------
+/// >>> import kullback as kb
+/// >>> kb.get_num_threads() >= 1
+/// True
 #[pyfunction]
 fn get_num_threads() -> usize {
     parallel::num_threads()

@@ -109,7 +109,6 @@ fn tile<
 }
 
 /// The frames and the sums of `n` classes from `start` of `LANES` rows.
-#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn block<
     S: Simd,

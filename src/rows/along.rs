@@ -53,7 +53,6 @@ pub(super) fn rows<
 }
 
 /// One pass over one row; its sums go to place `k`.
-#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn row<
     S: Simd,
@@ -101,7 +100,6 @@ fn row<
 /// The frame and the sums of one block of one row. `x` points to `n` readable elements of each input.
 ///
 /// A function of its own: inlined at its four places it would quadruple what is compiled.
-#[allow(clippy::too_many_arguments)]
 #[inline(never)]
 fn block<
     S: Simd,
@@ -127,7 +125,6 @@ fn block<
     );
 }
 
-#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn block_of<
     S: Simd,

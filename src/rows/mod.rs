@@ -2,8 +2,8 @@
 //!
 //! **The order of summation** is a function of the number of classes C alone. In blocks of [`BLOCK`] classes, class i
 //! belongs to lane i mod `LANES`; a lane adds [`CHAIN`] classes in the element's own precision, then widens and adds
-//! chains; the lanes meet on a tree; blocks merge in order. [`along`] evaluates it with lanes = classes of one row,
-//! [`across`] with lanes = rows: which of them runs is a matter of speed and never changes a bit.
+//! chains; the lanes meet on a tree; blocks merge in order. `along` evaluates it with lanes = classes of one row,
+//! `across` with lanes = rows: which of them runs is a matter of speed and never changes a bit.
 
 mod across;
 mod along;
@@ -106,7 +106,7 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
 /// Adds sums that share a frame: the merge of measures whose frame does not depend on the block.
 #[inline(always)]
 pub fn add_parts<S: Simd, const R: usize, const K: usize>(a: Part<S, R, K>, b: Part<S, R, K>) -> Part<S, R, K> {
-    Part { at: a.at, sum: array(|k| a.sum[k].add(b.sum[k])) }
+    Part { at: a.at, sum: array(|k| a.sum[k].plus(b.sum[k])) }
 }
 
 /// The results of up to [`BATCH`] rows.
@@ -275,7 +275,6 @@ pub(crate) struct Again<const R: usize> {
 
 /// [`Measure::finish`] of rows 8·half … of the sums, which are rows `first …` of the batch, `count ≤ 8` of them. In the
 /// second pass only `rows` (a bit each) are stored. A function of its own, compiled once for all places.
-#[allow(clippy::too_many_arguments)]
 #[inline(never)]
 fn finish<
     S: Simd,

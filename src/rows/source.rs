@@ -285,7 +285,6 @@ impl Input<'_> {
     }
 
     /// A tile of the rows `first … first + count − 1` of a batch, `count ≤ LANES`; missing rows repeat the last one.
-    #[allow(clippy::too_many_arguments)]
     #[inline(always)]
     pub(crate) fn tile<S: Simd, E: Math>(
         &self,

@@ -18,7 +18,7 @@ __all__ = ["OUT_EXTENSIONS", "AtomicFile", "RowWriter", "WriteError", "open_writ
 Block = Mapping[str, NDArray[Any]]
 
 _ROW_GROUP = 1 << 17
-"""Rows of a Parquet row group: 9 MB of the comparison's columns, wide enough to compress and to skip by."""
+"""Rows of a Parquet row group: 9 MB of the comparison's columns."""
 
 
 _DIGITS = {"f4": "%.9g", "f8": "%.17g"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -74,7 +75,7 @@ def _out(path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path}: written are {', '.join(OUT_EXTENSIONS)}")
     if path.suffix == ".parquet" and not _installed("pyarrow"):
         raise missing_extra("'--out'", "pyarrow", "arrow")
-    return _no_folder(path)
+    return _place(path)
 
 
 def _plot(path: Path | None) -> Path | None:
@@ -84,10 +85,11 @@ def _plot(path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path}: drawn are .png, .svg, .pdf")
     if not _installed("matplotlib"):
         raise missing_extra("'--plot'", "matplotlib", "plot")
-    return _no_folder(path)
+    return _place(path)
 
 
-def _no_folder(path: Path) -> Path:
+def _place(path: Path) -> Path:
+    """Check that a file can be there."""
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a folder")
     if not path.parent.is_dir():
@@ -310,10 +312,10 @@ def _conditions(texts: list[str] | None, names: Iterable[str]) -> list[Condition
 
 def _spare_inputs(outputs: dict[str, Path | None], inputs: list[str | None]) -> None:
     """Refuse to write over what is to be read."""
-    for option, path in outputs.items():
-        for spec in inputs:
-            read = spec and Path(spec if Path(spec).exists() else spec.rpartition("::")[0])
-            if path and read and path.exists() and read.exists() and path.samefile(read):
+    for spec in filter(None, inputs):
+        read = Path(spec if os.path.exists(spec) else spec.rpartition("::")[0])
+        for option, path in outputs.items():
+            if path is not None and path.exists() and read.is_file() and path.samefile(read):
                 raise typer.BadParameter(f"{path} is one of the inputs", param_hint=f"'{option}'")
 
 

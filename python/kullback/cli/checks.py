@@ -140,4 +140,6 @@ def check_space(tensor: Tensor, axis: int, given: Space, classes: int | None) ->
         kullback.entropy(rows, given=given)
     except ValueError as error:
         reason = in_terms_of_options(str(error)).replace("p: row", "sampled row", 1).partition("; --on-invalid")[0]
-        raise FileError(f"{tensor.label}: --given {given} fits none of {len(rows)} sampled rows: {reason}") from error
+        raise FileError(
+            f"{tensor.label}: --given {given} fits none of {len(rows)} sampled rows (--no-check goes on): {reason}"
+        ) from error

@@ -45,16 +45,22 @@ class Selection:
         ignore_index: int,
     ) -> None:
         self.ignore_index = ignore_index
-        given = labels if labels is not None else tokens
-        self.labels = given and Labels(given, every, tokens=labels is None, ignore_index=ignore_index)
-        self.mask = mask and Aligned(mask, every, "the mask", lambda tensor: tensor.is_integer)
-        self.groups = groups and Aligned(groups, every, "the groups", _can_group)
+        self.labels: Labels | None = None
+        self.mask: Aligned | None = None
+        self.groups: Aligned | None = None
+        given = tokens if labels is None else labels
+        if given is not None:
+            self.labels = Labels(given, every, tokens=labels is None, ignore_index=ignore_index)
+        if mask is not None:
+            self.mask = Aligned(mask, every, "the mask", lambda tensor: tensor.is_integer)
+        if groups is not None:
+            self.groups = Aligned(groups, every, "the groups", _can_group)
         self._by_sequence = len(every) > 1 or any(len(part.leading) > 1 for part in every)
 
     @property
     def sources(self) -> list[Aligned | Labels]:
         """What is read along with the matrices."""
-        return [source for source in (self.labels, self.mask, self.groups) if source]
+        return [source for source in (self.labels, self.mask, self.groups) if source is not None]
 
     def of(self, block: Block, sequence: NDArray[np.int64]) -> tuple[NDArray[Any] | None, ...]:
         """Labels, mask and groups of a block, each an array or None.
