@@ -563,7 +563,8 @@ pub fn ln(x: f64) -> f64 {
 
 /// Stores results, rounded once, and never above the largest there can be.
 fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
-    let most = job.most / job.unit;
+    // A base below 1 makes results negative, and none too large.
+    let most = if job.unit > 0.0 { job.most / job.unit } else { f64::INFINITY };
     let most = if job.root { most.sqrt() } else { most };
     let single = |value: f64| {
         let rounded = value as f32;

@@ -43,7 +43,7 @@ LINEAR_SUM = {"f4": Target(ulps=2), "f8": Target(ulps=4)}
 LOGARITHMIC_SUM = {"f4": Target(ulps=4), "f8": Target(ulps=8)}
 LINEAR_DIVERGENCE = {"f4": Target(relative=2e-6, zero=1e-15), "f8": Target(relative=1e-13, floor=1e-12, zero=1e-15)}
 LOGARITHMIC_DIVERGENCE = {
-    "f4": Target(relative=5e-7, floor=1e-30, zero=1e-15),
+    "f4": Target(relative=5e-7, floor=1e-29, zero=1e-15),
     "f8": Target(relative=1e-13, floor=1e-12, zero=1e-15),
 }
 

@@ -89,7 +89,7 @@ def _files(pattern: str) -> list[Path]:
         if not found:
             raise FileError(f"{pattern}: no file matches")
     else:
-        raise FileError(f"{pattern}: no such file")
+        raise FileError(f"{pattern or repr(pattern)}: no such file")
     return sorted(found, key=lambda file: _natural(str(file)))
 
 

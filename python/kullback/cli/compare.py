@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +19,19 @@ from kullback._plot import Histograms
 from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, Part, described, parts
-from kullback.cli.scan import Selection, result_dtype, scan
+from kullback.cli.scan import Options, Selection, result_dtype, scan
 
 __all__ = ["Request", "compare_files", "summary_names"]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; the attributes are the options."""
+@dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """What the user asked for; the attributes are the arguments and options."""
 
     base: str
     other: str
-    labels: str | None
-    tokens: str | None
-    mask: str | None
-    groups: str | None
     given: tuple[Space, Space]
-    axis: int
-    temperature: float
-    num_classes: int | None
-    ignore_index: int
-    on_invalid: Literal["nan", "raise"]
-    check: bool
-    out: Path | None
     plot: Path | None
-    threads: int | None
-    quiet: bool
 
 
 def compare_files(request: Request) -> dict[str, Any]:
@@ -66,19 +53,12 @@ def compare_files(request: Request) -> dict[str, Any]:
         If an input cannot be read as asked, or a result cannot be written.
     """
     every = parts(pair_matrices(request.base, request.other), request.axis)
-    classes = _classes(every, request.num_classes)
-    selection = Selection(
-        every,
-        labels=request.labels,
-        tokens=request.tokens,
-        mask=request.mask,
-        groups=request.groups,
-        ignore_index=request.ignore_index,
-    )
+    _check_classes(every, request.num_classes)
+    selection = Selection(every, request)
     if request.check:
         for part in every:
             for tensor, given in zip(part.tensors, request.given, strict=True):
-                check_space(tensor, part.axis, given, classes)
+                check_space(tensor, part.axis, given, request.num_classes)
 
     names = _columns(labelled=selection.labels is not None)
 
@@ -116,10 +96,9 @@ def compare_files(request: Request) -> dict[str, Any]:
             selection,
             kernel,
             {name: np.dtype(bool) if name == "same_top" else dtype for name in names},
-            classes=classes,
-            update=update,
-            out=out,
-            quiet=request.quiet,
+            update,
+            out,
+            request,
         )
         document = _document(request, every, accumulator.summary())
         if histograms is not None and picture is not None:
@@ -138,7 +117,7 @@ def _columns(*, labelled: bool) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if labelled or name not in LABELLED)
 
 
-def _classes(every: Sequence[Part], wanted: int | None) -> int | None:
+def _check_classes(every: Sequence[Part], wanted: int | None) -> None:
     """Check that the matrices have the same classes, or enough of them."""
     for part in every:
         fewest = min(part.classes)
@@ -146,9 +125,8 @@ def _classes(every: Sequence[Part], wanted: int | None) -> int | None:
         if wanted is not None and wanted > fewest:
             raise FileError(f"{labels}: --num-classes {wanted} is more than the {fewest} classes there are")
         if wanted is None and len(set(part.classes)) > 1:
-            numbers = " against ".join(map(str, part.classes))
-            raise FileError(f"{labels}: {numbers} classes; --num-classes {fewest} compares the first {fewest}")
-    return wanted
+            counts = " against ".join(map(str, part.classes))
+            raise FileError(f"{labels}: {counts} classes; --num-classes {fewest} compares the first {fewest}")
 
 
 def _document(request: Request, every: Sequence[Part], summary: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,31 @@ from kullback._files import AtomicFile, FileError, Tensor, open_writer
 from kullback.cli.inputs import Aligned, Block, Labels, Part, blocks, in_terms_of_options
 from kullback.cli.progress import showing_progress
 
-__all__ = ["Kernel", "Selection", "result_dtype", "scan"]
+__all__ = ["Kernel", "Options", "Selection", "result_dtype", "scan"]
 
 Columns = dict[str, NDArray[Any]]
 
 Kernel = Callable[[Block, NDArray[Any] | None, NDArray[Any] | None], tuple[Columns, NDArray[np.uint8]]]
 """Computes the columns and the status of a block from its labels and its mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked of a reading; the attributes are the options of the command line."""
+
+    labels: str | None
+    tokens: str | None
+    mask: str | None
+    groups: str | None
+    axis: int
+    temperature: float
+    num_classes: int | None
+    ignore_index: int
+    on_invalid: Literal["nan", "raise"]
+    check: bool
+    out: Path | None
+    threads: int | None
+    quiet: bool
 
 
 class Selection:
@@ -28,33 +49,22 @@ class Selection:
     ----------
     every : sequence of Part
         The matrices.
-    labels, tokens, mask, groups : str or None
-        The files that the options of these names gave.
-    ignore_index : int
-        The label that leaves a row out.
+    options : Options
+        What the user asked for.
     """
 
-    def __init__(
-        self,
-        every: Sequence[Part],
-        *,
-        labels: str | None,
-        tokens: str | None,
-        mask: str | None,
-        groups: str | None,
-        ignore_index: int,
-    ) -> None:
-        self.ignore_index = ignore_index
+    def __init__(self, every: Sequence[Part], options: Options) -> None:
+        self.ignore_index = options.ignore_index
         self.labels: Labels | None = None
         self.mask: Aligned | None = None
         self.groups: Aligned | None = None
-        given = tokens if labels is None else labels
+        given = options.tokens if options.labels is None else options.labels
         if given is not None:
-            self.labels = Labels(given, every, tokens=labels is None, ignore_index=ignore_index)
-        if mask is not None:
-            self.mask = Aligned(mask, every, "the mask", lambda tensor: tensor.is_integer)
-        if groups is not None:
-            self.groups = Aligned(groups, every, "the groups", _can_group)
+            self.labels = Labels(given, every, tokens=options.labels is None, ignore_index=options.ignore_index)
+        if options.mask is not None:
+            self.mask = Aligned(options.mask, every, "the mask", lambda tensor: tensor.is_integer)
+        if options.groups is not None:
+            self.groups = Aligned(options.groups, every, "the groups", _can_group)
         self._by_sequence = len(every) > 1 or any(len(part.leading) > 1 for part in every)
 
     @property
@@ -91,11 +101,9 @@ def scan(
     selection: Selection,
     kernel: Kernel,
     columns: Mapping[str, np.dtype[Any]],
-    *,
-    classes: int | None,
     update: Callable[[Columns, NDArray[np.uint8], NDArray[Any] | None], None],
     out: AtomicFile | None,
-    quiet: bool,
+    options: Options,
 ) -> None:
     """Read everything once.
 
@@ -109,14 +117,12 @@ def scan(
         What to compute of a block.
     columns : mapping of str to dtype
         What the kernel gives.
-    classes : int or None
-        Read only this many classes of each row.
     update : callable
         Takes the columns, status and groups of every block.
     out : AtomicFile or None
         Takes the results of every row.
-    quiet : bool
-        Show no progress.
+    options : Options
+        How many classes of a row are read, and whether progress is shown.
 
     Raises
     ------
@@ -130,9 +136,9 @@ def scan(
     places = dict.fromkeys(("row", "sequence", "position"), np.dtype(np.int64))
     with ExitStack() as stack:
         writer = stack.enter_context(open_writer(out, {**places, **columns}, rows)) if out else None
-        walk = blocks(every, classes, selection.sources)
+        walk = blocks(every, options.num_classes, selection.sources)
         stack.callback(walk.close)
-        advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=quiet))
+        advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=options.quiet))
         for block in walk:
             place = block.places()
             labels, mask, groups = selection.of(block, place["sequence"])

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from kullback._percentiles import PERCENTS, Percentiles
 from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, described, parts
-from kullback.cli.scan import Selection, result_dtype, scan
+from kullback.cli.scan import Options, Selection, result_dtype, scan
 
 __all__ = ["Request", "score_file", "summary_names"]
 
@@ -27,26 +26,13 @@ _COLUMN = {"entropy": "entropy_base", "nll": "cross_entropy"}
 """Which column of a comparison a measure is: −ln q(label) is the cross entropy of the label's one-hot row."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; the attributes are the options."""
+@dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """What the user asked for; the attributes are the arguments and options."""
 
     file: str
     measures: tuple[str, ...]
-    labels: str | None
-    tokens: str | None
-    mask: str | None
-    groups: str | None
     given: Space
-    axis: int
-    temperature: float
-    num_classes: int | None
-    ignore_index: int
-    on_invalid: Literal["nan", "raise"]
-    check: bool
-    out: Path | None
-    threads: int | None
-    quiet: bool
 
 
 def score_file(request: Request) -> dict[str, Any]:
@@ -75,14 +61,7 @@ def score_file(request: Request) -> dict[str, Any]:
             )
         if request.check:
             check_space(part.tensors[0], part.axis, request.given, request.num_classes)
-    selection = Selection(
-        every,
-        labels=request.labels,
-        tokens=request.tokens,
-        mask=request.mask,
-        groups=request.groups,
-        ignore_index=request.ignore_index,
-    )
+    selection = Selection(every, request)
 
     def kernel(
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
@@ -116,10 +95,9 @@ def score_file(request: Request) -> dict[str, Any]:
             selection,
             kernel,
             dict.fromkeys(request.measures, dtype),
-            classes=request.num_classes,
-            update=statistics.update,
-            out=out,
-            quiet=request.quiet,
+            statistics.update,
+            out,
+            request,
         )
     inputs = described([part.tensors[0] for part in every], request.file, request.given)
     head = {"schema": "kullback.score/1", "version": kullback.__version__, "units": "nats", "inputs": {"file": inputs}}
