@@ -72,6 +72,7 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
             let (js, excess) = (x / (total * 4.0), off * off * 0.125);
             // Where the correction is not small, the factor is corrected and the row passed once more.
             let scaled_q = p_head.simd_eq(W::splat(s, 1.0)) & p_tail.simd_eq(zero);
+            let unscaled_q = q_head.simd_eq(W::splat(s, 1.0)) & q_tail.simd_eq(zero);
             let (head, tail) = (scaled_q.select(q_head, p_head), scaled_q.select(q_tail, p_tail));
             let over = scaled_q.select(off, -off);
             let change = -(over / (over + 1.0));
@@ -81,7 +82,8 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
             return Done {
                 value: [within(s, js - excess)],
                 mass: [zero; 2],
-                again: (excess * 8.0).simd_gt(js),
+                // Where no factor differs from 1, neither row is the one to scale: the correction must do.
+                again: (excess * 8.0).simd_gt(js) & !(scaled_q & unscaled_q),
                 hint: [
                     scaled_q.select(one, head),
                     scaled_q.select(zero, tail),
