@@ -7,7 +7,7 @@ use crate::math::{Math, wide};
 use crate::measure::{COMPARE, Compare};
 use crate::parallel;
 use crate::rows::{BATCH, Batch, Dtype, Lead, Map, evaluate, first_equal};
-use crate::score::{Invalid, Job, Verdict, nanoseconds_a_row, scale};
+use crate::score::{Invalid, Job, Operand, Verdict, nanoseconds_a_row, scale};
 use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
 
 /// The columns by name, in the order of [`Column`].
@@ -71,7 +71,7 @@ pub fn compare(outer: &Job, columns: &Columns) -> Result<()> {
     let linear = job.operands.iter().any(|x| !x.given.is_log());
     let wide = !Dtype::single(job.operands.iter().map(|x| x.dtype));
     let apart = job.operands[0].temperature != job.operands[1].temperature;
-    let far = job.operands.iter().any(|x| !(1e-20..1e20).contains(&x.temperature));
+    let far = job.operands.iter().any(Operand::is_far);
     if linear || wide || apart || far { fill::<f64>(&job, outer, columns) } else { fill::<f32>(&job, outer, columns) }
 }
 
@@ -81,12 +81,7 @@ fn spaces(job: &Job) -> ([Map; 2], f64) {
     if a.given.is_log() && b.given.is_log() && a.temperature == b.temperature {
         return ([Map::Keep; 2], a.temperature);
     }
-    let map = [a, b].map(|x| match x.given.is_log() {
-        false => Map::Ln,
-        true if x.temperature != 1.0 => Map::Divide(x.temperature),
-        true => Map::Keep,
-    });
-    (map, 1.0)
+    ([a.as_logs(), b.as_logs()], 1.0)
 }
 
 fn fill<E: Math>(job: &Job, outer: &Job, columns: &Columns) -> Result<()> {

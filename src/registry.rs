@@ -8,7 +8,7 @@ use crate::measure::{
 };
 use crate::reduce::Total;
 use crate::rows::{Dtype, Map};
-use crate::score::{Job, scale, score};
+use crate::score::{Job, Operand, scale, score};
 
 /// What is asked of each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +28,8 @@ pub enum Quantity {
 /// Evaluates a quantity on all rows of a job.
 pub fn run(quantity: Quantity, outer: &Job) -> Result<Total> {
     let job = outer.collapsed();
-    let far = |t: f64| !(1e-20..1e20).contains(&t);
     let single = Dtype::single(job.operands.iter().map(|x| x.dtype))
-        && !job.operands.iter().any(|x| far(x.temperature))
+        && !job.operands.iter().any(Operand::is_far)
         && !staged(quantity, &job);
     if !single {
         return double(quantity, &job, outer);
@@ -100,11 +99,7 @@ fn maps(quantity: Quantity, job: &Job) -> [Map; 2] {
     let mut maps = [Map::Keep; 2];
     if staged(quantity, job) {
         for (map, x) in maps.iter_mut().zip(&job.operands) {
-            *map = match x.given.is_log() {
-                false => Map::Ln,
-                true if x.temperature != 1.0 => Map::Divide(x.temperature),
-                true => Map::Keep,
-            };
+            *map = x.as_logs();
         }
     }
     maps

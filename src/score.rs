@@ -76,6 +76,22 @@ pub struct Operand {
     pub temperature: f64,
 }
 
+impl Operand {
+    /// How its elements become logarithms at temperature 1 while they are staged.
+    pub fn as_logs(&self) -> Map {
+        match self.given.is_log() {
+            false => Map::Ln,
+            true if self.temperature != 1.0 => Map::Divide(self.temperature),
+            true => Map::Keep,
+        }
+    }
+
+    /// Whether the constants of its temperature leave what single precision holds.
+    pub fn is_far(&self) -> bool {
+        !(1e-20..1e20).contains(&self.temperature)
+    }
+}
+
 /// The labels of the rows.
 #[derive(Clone, Debug)]
 pub struct Labels {
