@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from types import FrameType
@@ -15,6 +16,8 @@ def main() -> None:
     """Run the command line and exit with its status."""
     # What ends a batch job ends this one as Ctrl-C does: with its unfinished files removed.
     signal.signal(signal.SIGTERM, _terminate)
+    # matplotlib warns about its own font cache, on its first run and wherever it cannot write one.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         try:
             from kullback.cli.app import app
