@@ -1,4 +1,4 @@
-"""The one door for objects that are not NumPy arrays."""
+"""The last of the ways in: objects that are neither exact ndarrays nor producers of DLPack."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 def as_array(obj: Any, name: str) -> NDArray[Any]:
     """Turn an argument into an ndarray, without a copy where the object shares its memory.
 
+    A library whose results are to go out as its own objects gives, instead of an ndarray, a tuple of the ndarray, the
+    name of its kind, and what makes one of its objects of a result (an ndarray, which may have no axes).
+
     Parameters
     ----------
     obj : object
-        A subclass of ndarray, a CPU tensor or another DLPack producer, a nested list or a number.
+        A subclass of ndarray, a buffer, an object with ``__array__``, a nested list or a number.
     name : str
         What messages call the argument.
 
@@ -26,7 +29,7 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        If the object is a masked array, lies on another device, or holds no numbers.
+        If the object is a masked array or holds no numbers.
     """
     if isinstance(obj, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: pass its data, and its mask inverted as where= or rows=")
@@ -34,8 +37,6 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
         return np.asarray(obj)
     if isinstance(obj, (str, bytes)) or obj is None:
         raise TypeError(f"{name} must be an array of numbers, got {type(obj).__name__}")
-    if getattr(obj, "requires_grad", False):
-        raise TypeError(f"{name} is a tensor that requires a gradient: pass {name}.detach()")
     try:
         array = np.asarray(obj)
     except (ValueError, RuntimeError, TypeError) as error:

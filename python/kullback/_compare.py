@@ -156,7 +156,7 @@ def compare(
                 _refuse_probabilities(name, array, axis, shape, read)
 
     _check_classes(classes, num_classes, axis)
-    classes_read = None if where is None else np.asarray(where)
+    classes_read = None if where is None else _core.as_ndarray(where, "where")
     if num_classes is not None:
         arrays = {name: _first_classes(array, axis, num_classes) for name, array in arrays.items()}
         if classes_read is not None:
@@ -360,7 +360,7 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _array(name: str, value: ArrayLike) -> NDArray[Any]:
-    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    array = value if isinstance(value, np.ndarray) else _core.as_ndarray(value, name)
     if array.ndim == 0:
         raise ValueError(f"{name} must have at least one axis, the classes of a row; it is the number {array}")
     return array
@@ -397,7 +397,7 @@ def _chosen_columns(columns: Iterable[str] | None, *, labelled: bool) -> tuple[s
 
 
 def _row_array(name: str, value: ArrayLike, shape: tuple[int, ...], *, kinds: str) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = value if isinstance(value, np.ndarray) else _core.as_ndarray(value, name)
     if array.dtype.kind not in kinds and array.size:
         what = "integers, one class a row" if "i" in kinds else "booleans"
         raise TypeError(f"{name} must be {what}, not {array.dtype}")

@@ -12,6 +12,7 @@ __all__ = [
     "ExactSum",
     "GroupSums",
     "__version__",
+    "as_ndarray",
     "compare_columns",
     "cross_entropy",
     "entropy",
@@ -30,6 +31,7 @@ __all__ = [
     "softmax",
 ]
 
+def as_ndarray(obj: ArrayLike, name: str) -> NDArray[Any]: ...
 def entropy(
     p: ArrayLike,
     *,

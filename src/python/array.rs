@@ -1,42 +1,152 @@
-//! numpy arrays in and out. Only here are arrays taken apart into pointers, shapes and strides; every element that the
-//! kernels read or write is one that numpy says is there.
+//! Arrays in and out, of every kind. Only here and in `exchange` are they taken apart into pointers, shapes and
+//! strides; every element that the kernels read or write is one that the array's library says is there.
+//!
+//! An argument comes in by the first door of [`DOORS`] that knows it, and its [`Kind`] is what the result goes out as.
 
-use numpy::npyffi::{PY_ARRAY_API, PyArrayObject};
+use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, PyArrayObject, npy_intp};
 use numpy::prelude::*;
-use numpy::{IxDyn, PyArray, PyArrayDescrMethods, PyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray};
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyTuple;
 
+use super::exchange::{Fresh, Table, dlpack, exchanged};
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
 
+/// A way in: the argument as an array, if it is of the kind that comes in here.
+type Door = for<'py> fn(&str, &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>>;
+
+/// The ways in for what is not exactly an ndarray, in the order in which they are tried.
+const DOORS: [Door; 3] = [exchanged, dlpack, coerced];
+
+/// What an argument is, and so what its caller gets back.
+#[derive(Clone)]
+pub enum Kind<'py> {
+    /// NumPy's, and whatever has no arrays of its own: lists, numbers, buffers.
+    Numpy,
+    /// Tensors of the library whose exchange table this is.
+    Exchanged(&'static Table),
+    /// Tensors of torch before it had an exchange table.
+    Torch(Bound<'py, PyModule>),
+    /// Another library's, by the name of its type: what makes one of an ndarray.
+    Other(String, Bound<'py, PyAny>),
+}
+
+impl<'py> Kind<'py> {
+    /// What the caller gets back: NumPy's unless an argument says otherwise.
+    pub fn of(arrays: &[(&str, &Array<'py>)]) -> PyResult<Self> {
+        let mut found: Option<(&str, &Kind<'py>)> = None;
+        for (name, array) in arrays {
+            let same = match (found.map(|f| f.1), &array.kind) {
+                (_, Kind::Numpy) => continue,
+                (None, _) | (Some(Kind::Torch(_)), Kind::Torch(_)) => true,
+                (Some(Kind::Exchanged(a)), Kind::Exchanged(b)) => std::ptr::eq(*a, *b),
+                (Some(Kind::Other(a, _)), Kind::Other(b, _)) => a == b,
+                _ => false,
+            };
+            if !same {
+                let other = found.map_or("", |f| f.0);
+                return Err(PyTypeError::new_err(format!(
+                    "{other} and {name} must be of one kind, or one of them an ndarray: a tensor and a frame do not mix"
+                )));
+            }
+            found = found.or(Some((name, &array.kind)));
+        }
+        Ok(found.map_or(Kind::Numpy, |f| f.1.clone()))
+    }
+}
+
 /// A borrowed array.
 pub struct Array<'py> {
-    /// Keeps the memory alive.
-    array: Bound<'py, PyUntypedArray>,
+    memory: Memory<'py>,
     /// The first element.
     pub data: *const u8,
     /// How elements are stored.
     pub dtype: Dtype,
     /// Whether in the other byte order.
     pub swapped: bool,
+    /// What it came as.
+    pub kind: Kind<'py>,
+}
+
+/// What keeps an array's memory alive, and knows its shape.
+enum Memory<'py> {
+    Numpy(Bound<'py, PyUntypedArray>),
+    Foreign { keep: Bound<'py, PyAny>, shape: Vec<usize>, strides: Vec<isize> },
+}
+
+/// The message for a dtype that is none of ours.
+pub fn wrong_dtype(name: &str, dtype: &Bound<'_, PyAny>) -> PyErr {
+    let shown = dtype.str().map_or_else(|_| String::new(), |s| s.to_string());
+    PyTypeError::new_err(format!(
+        "{name} must hold integers, booleans, float16, bfloat16, float32 or float64, got dtype {shown}"
+    ))
+}
+
+/// Everything else, through `kullback._coerce`: an ndarray, or one with the name of its kind and what makes one of it.
+fn coerced<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
+    static COERCE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = obj.py();
+    let coerce = COERCE
+        .get_or_try_init(py, || PyResult::Ok(py.import("kullback._coerce")?.getattr("as_array")?.unbind()))?
+        .bind(py);
+    let found = coerce.call1((obj, name))?;
+    if let Ok(found) = found.cast::<PyTuple>() {
+        let (array, kind, wrap): (Bound<'py, PyAny>, String, Bound<'py, PyAny>) = found.extract()?;
+        let mut array = Array::numpy(name, array.cast_into::<PyUntypedArray>()?)?;
+        array.kind = Kind::Other(kind, wrap);
+        return Ok(Some(array));
+    }
+    Array::numpy(name, found.cast_into::<PyUntypedArray>()?).map(Some)
 }
 
 impl<'py> Array<'py> {
-    /// An argument as an array: an exact ndarray as it is, anything else through `kullback._coerce`.
+    /// An argument as an array: an exact ndarray as it is, anything else by the first door that knows it.
     pub fn new(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Self> {
-        static COERCE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let py = obj.py();
-        let array = match obj.cast_exact::<PyUntypedArray>() {
-            Ok(array) => array.clone(),
-            Err(_) => {
-                let coerce = COERCE.get_or_try_init(py, || {
-                    PyResult::Ok(py.import("kullback._coerce")?.getattr("as_array")?.unbind())
-                })?;
-                coerce.bind(py).call1((obj, name))?.cast_into::<PyUntypedArray>()?
+        if let Ok(array) = obj.cast_exact::<PyUntypedArray>() {
+            return Self::numpy(name, array.clone());
+        }
+        for door in DOORS {
+            if let Some(array) = door(name, obj)? {
+                return Ok(array);
             }
+        }
+        Err(PyTypeError::new_err(format!("{name} must be an array of numbers, got {}", obj.get_type())))
+    }
+
+    /// The memory as an ndarray, which may not be written to unless it came as one.
+    pub fn into_ndarray(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (keep, shape, mut strides) = match self.memory {
+            Memory::Numpy(array) => return Ok(array.into_any()),
+            Memory::Foreign { keep, shape, strides } => (keep, shape, strides),
         };
+        let mut lengths: Vec<npy_intp> = shape.iter().map(|n| *n as npy_intp).collect();
+        // SAFETY: shape and strides are those of the memory, which the base object keeps alive; the references to the
+        // descriptor and to the base are taken over.
+        unsafe {
+            let array = PY_ARRAY_API.PyArray_NewFromDescr(
+                py,
+                npyffi::get_type_object(py, NpyTypes::PyArray_Type),
+                descr(py, self.dtype)?.into_dtype_ptr(),
+                lengths.len() as i32,
+                lengths.as_mut_ptr(),
+                strides.as_mut_ptr(),
+                self.data.cast_mut().cast(),
+                0,
+                std::ptr::null_mut(),
+            );
+            let array = Bound::from_owned_ptr_or_err(py, array)?;
+            if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), keep.into_ptr()) != 0 {
+                return Err(PyErr::fetch(py));
+            }
+            Ok(array)
+        }
+    }
+
+    fn numpy(name: &str, array: Bound<'py, PyUntypedArray>) -> PyResult<Self> {
         let descr = array.dtype();
         let dtype = match (descr.kind(), descr.itemsize()) {
             (b'f', 8) => Dtype::F64,
@@ -53,27 +163,40 @@ impl<'py> Array<'py> {
             (b'b', 1) => Dtype::Bool,
             // ml_dtypes registers bfloat16 with numpy under this name.
             (_, 2) if descr.num() >= 256 && descr.getattr("name")?.extract::<String>()? == "bfloat16" => Dtype::Bf16,
-            _ => {
-                let descr = descr.str()?;
-                return Err(PyTypeError::new_err(format!(
-                    "{name} must hold integers, booleans, float16, bfloat16, float32 or float64, got dtype {descr}"
-                )));
-            }
+            _ => return Err(wrong_dtype(name, descr.as_any())),
         };
         let swapped = matches!((descr.byteorder(), cfg!(target_endian = "little")), (b'>', true) | (b'<', false));
         // SAFETY: `array` is an ndarray, whose object starts with a `PyArrayObject`.
         let data = unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.data }.cast_const().cast();
-        Ok(Array { array, data, dtype, swapped })
+        Ok(Array { memory: Memory::Numpy(array), data, dtype, swapped, kind: Kind::Numpy })
+    }
+
+    /// Memory that `keep` keeps alive.
+    pub fn foreign(
+        keep: Bound<'py, PyAny>,
+        data: *const u8,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        strides: Vec<isize>,
+        kind: Kind<'py>,
+    ) -> Self {
+        Array { memory: Memory::Foreign { keep, shape, strides }, data, dtype, swapped: false, kind }
     }
 
     /// Lengths of the axes.
     pub fn shape(&self) -> &[usize] {
-        self.array.shape()
+        match &self.memory {
+            Memory::Numpy(array) => array.shape(),
+            Memory::Foreign { shape, .. } => shape,
+        }
     }
 
     /// Bytes from element to element along each axis.
     pub fn strides(&self) -> &[isize] {
-        self.array.strides()
+        match &self.memory {
+            Memory::Numpy(array) => array.strides(),
+            Memory::Foreign { strides, .. } => strides,
+        }
     }
 
     /// Whether elements are floating numbers.
@@ -194,35 +317,111 @@ pub fn tuple(shape: &[usize]) -> String {
     if items.len() == 1 { format!("({},)", items[0]) } else { format!("({})", items.join(", ")) }
 }
 
-/// A result array of `f32` or `f64`: a new one, or `out`.
-pub enum Target<'py> {
-    /// A new array.
-    New(Bound<'py, PyAny>, *mut u8, Vec<isize>),
-    /// `out`, borrowed for writing.
-    Single(PyReadwriteArrayDyn<'py, f32>),
-    /// `out`, borrowed for writing.
-    Double(PyReadwriteArrayDyn<'py, f64>),
+/// The dtype of a result in single or double precision.
+pub fn precision(single: bool) -> Dtype {
+    if single { Dtype::F32 } else { Dtype::F64 }
+}
+
+/// A result: new, or `out`.
+pub struct Target<'py> {
+    place: Place<'py>,
+    data: *mut u8,
+    strides: Vec<isize>,
+}
+
+enum Place<'py> {
+    /// A new ndarray, and what makes the caller's kind of it.
+    New(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>),
+    /// A new tensor.
+    Tensor(Fresh<'py>),
+    /// `out`, an ndarray borrowed for writing.
+    Single { _borrow: PyReadwriteArrayDyn<'py, f32> },
+    /// `out`, an ndarray borrowed for writing.
+    Double { _borrow: PyReadwriteArrayDyn<'py, f64> },
+    /// `out`, a tensor, which the caller keeps.
+    Foreign,
+}
+
+/// NumPy's dtype.
+fn descr(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyArrayDescr>> {
+    let name = match dtype {
+        Dtype::F64 => return Ok(numpy::dtype::<f64>(py)),
+        Dtype::F32 => return Ok(numpy::dtype::<f32>(py)),
+        Dtype::Bf16 => {
+            let library = py.import("ml_dtypes").map_err(|_| {
+                PyTypeError::new_err("NumPy has no bfloat16 of its own: install ml_dtypes for arrays of it")
+            })?;
+            return PyArrayDescr::new(py, library.getattr("bfloat16")?);
+        }
+        Dtype::F16 => "float16",
+        Dtype::I8 => "int8",
+        Dtype::I16 => "int16",
+        Dtype::I32 => "int32",
+        Dtype::I64 => "int64",
+        Dtype::U8 => "uint8",
+        Dtype::U16 => "uint16",
+        Dtype::U32 => "uint32",
+        Dtype::U64 => "uint64",
+        Dtype::Bool => "bool",
+    };
+    PyArrayDescr::new(py, name)
+}
+
+/// An argument as an ndarray of the memory that it has, whatever its kind.
+///
+/// Parameters
+/// ----------
+/// obj : object
+///     An array, a tensor on the CPU or another producer of DLPack, a nested list or a number.
+/// name : str
+///     What messages call it.
+///
+/// Returns
+/// -------
+/// ndarray
+///     The object itself if it is one; read-only where the memory is another library's.
+///
+/// Raises
+/// ------
+/// TypeError
+///     If the object holds no real numbers, lies on another device, or requires a gradient.
+#[pyfunction]
+#[pyo3(signature = (obj, name), text_signature = "(obj, name)")]
+pub fn as_ndarray<'py>(obj: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    Array::new(name, obj)?.into_ndarray(obj.py())
 }
 
 impl<'py> Target<'py> {
-    /// An uninitialised array in C order.
-    pub fn new(py: Python<'py>, shape: &[usize], single: bool) -> PyResult<Self> {
-        let bytes = shape.iter().try_fold(if single { 4usize } else { 8 }, |a, n| a.checked_mul(*n));
+    /// Uninitialised, in C order, of the caller's kind.
+    pub fn new(py: Python<'py>, kind: &Kind<'py>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
+        let bytes = shape.iter().try_fold(dtype.size(), |a, n| a.checked_mul(*n));
         if bytes.is_none_or(|b| b > isize::MAX as usize) {
             return Err(PyMemoryError::new_err(format!("no memory for a result of shape {}", tuple(shape))));
         }
-        // SAFETY: every element is written before the array is handed out, or the array is dropped.
-        unsafe {
-            Ok(if single {
-                let array = PyArray::<f32, IxDyn>::new(py, IxDyn(shape), false);
-                let (data, strides) = (array.data().cast(), array.strides().to_vec());
-                Target::New(array.into_any(), data, strides)
-            } else {
-                let array = PyArray::<f64, IxDyn>::new(py, IxDyn(shape), false);
-                let (data, strides) = (array.data().cast(), array.strides().to_vec());
-                Target::New(array.into_any(), data, strides)
-            })
-        }
+        let wrap = match kind {
+            Kind::Exchanged(table) => {
+                let (fresh, data, strides) = Fresh::exchanged(table, shape, dtype)?;
+                return Ok(Target { place: Place::Tensor(fresh), data, strides });
+            }
+            Kind::Torch(torch) => {
+                let (fresh, data, strides) = Fresh::torch(torch, shape, dtype)?;
+                return Ok(Target { place: Place::Tensor(fresh), data, strides });
+            }
+            Kind::Other(_, wrap) => Some(wrap.clone()),
+            Kind::Numpy => None,
+        };
+        let mut lengths: Vec<npy_intp> = shape.iter().map(|n| *n as npy_intp).collect();
+        // SAFETY: a shape of as many numbers as are said, and a descriptor whose reference is taken over. Every element
+        // is written before the array is handed out, or the array is dropped.
+        let array = unsafe {
+            let descr = descr(py, dtype)?.into_dtype_ptr();
+            let array = PY_ARRAY_API.PyArray_Empty(py, lengths.len() as i32, lengths.as_mut_ptr(), descr, 0);
+            Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyUntypedArray>()
+        };
+        // SAFETY: an ndarray's object starts with a `PyArrayObject`.
+        let data = unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.data }.cast();
+        let strides = array.strides().to_vec();
+        Ok(Target { place: Place::New(array.into_any(), wrap), data, strides })
     }
 
     /// `out`, if it is an array of this shape and dtype that may be written and shares no memory with the inputs.
@@ -233,67 +432,78 @@ impl<'py> Target<'py> {
         inputs: &[(&str, &Array<'_>)],
     ) -> PyResult<Self> {
         let wanted = if single { "float32" } else { "float64" };
-        let array = out.cast::<PyUntypedArray>().map_err(|_| {
-            PyTypeError::new_err(format!("out must be a numpy array of {wanted}, got {}", out.get_type()))
-        })?;
-        if array.shape() != shape {
+        let whole = match (out.cast::<PyUntypedArray>(), exchanged("out", out)) {
+            (Ok(array), _) => Array::numpy("out", array.clone())?,
+            (_, Ok(Some(tensor))) => tensor,
+            (_, Err(error)) => return Err(error),
+            _ => {
+                return Err(PyTypeError::new_err(format!(
+                    "out must be a numpy array or a tensor of {wanted}, got {}",
+                    out.get_type()
+                )));
+            }
+        };
+        if whole.shape() != shape {
             return Err(PyValueError::new_err(format!(
                 "out must have the result's shape {}, got {}",
                 tuple(shape),
-                tuple(array.shape())
+                tuple(whole.shape())
             )));
         }
-        if array.shape().iter().zip(array.strides()).any(|(n, stride)| *n > 1 && *stride == 0) {
+        if whole.shape().iter().zip(whole.strides()).any(|(n, stride)| *n > 1 && *stride == 0) {
             return Err(PyValueError::new_err(
                 "out must have an element for every result, but one of its axes repeats elements",
             ));
         }
         let taken = || PyValueError::new_err("out must be writable and not in use by another call");
         let dtype = || -> PyErr {
-            let got = array.dtype().str().map_or_else(|_| String::new(), |s| s.to_string());
-            PyTypeError::new_err(format!("out must have dtype {wanted}, got {got}"))
+            let got = out.getattr(intern!(out.py(), "dtype")).and_then(|d| d.str().map(|s| s.to_string()));
+            PyTypeError::new_err(format!("out must have dtype {wanted}, got {}", got.unwrap_or_default()))
         };
-        let target = if single {
-            let typed = out.cast::<PyArrayDyn<f32>>().map_err(|_| dtype())?;
-            Target::Single(typed.try_readwrite().map_err(|_| taken())?)
-        } else {
-            let typed = out.cast::<PyArrayDyn<f64>>().map_err(|_| dtype())?;
-            Target::Double(typed.try_readwrite().map_err(|_| taken())?)
-        };
-        let whole = Array::new("out", array.as_any())?;
         let (low, high) = whole.extent();
+        let strides = whole.strides().to_vec();
+        let (place, data) = match whole.memory {
+            Memory::Foreign { .. } if whole.dtype != precision(single) => return Err(dtype()),
+            Memory::Foreign { .. } => (Place::Foreign, whole.data.cast_mut()),
+            Memory::Numpy(_) if single => {
+                let typed = out.cast::<PyArrayDyn<f32>>().map_err(|_| dtype())?;
+                let borrowed = typed.try_readwrite().map_err(|_| taken())?;
+                let data = borrowed.data().cast();
+                (Place::Single { _borrow: borrowed }, data)
+            }
+            Memory::Numpy(_) => {
+                let typed = out.cast::<PyArrayDyn<f64>>().map_err(|_| dtype())?;
+                let borrowed = typed.try_readwrite().map_err(|_| taken())?;
+                let data = borrowed.data().cast();
+                (Place::Double { _borrow: borrowed }, data)
+            }
+        };
         for (name, x) in inputs {
             let (from, to) = x.extent();
             if from < high && low < to {
                 return Err(PyValueError::new_err(format!("out must share no memory with {name}: pass another array")));
             }
         }
-        Ok(target)
+        Ok(Target { place, data, strides })
     }
 
     /// The first element.
     pub fn data(&self) -> *mut u8 {
-        match self {
-            Target::New(_, data, _) => *data,
-            Target::Single(array) => array.data().cast(),
-            Target::Double(array) => array.data().cast(),
-        }
+        self.data
     }
 
     /// Bytes from element to element along each axis.
     pub fn strides(&self) -> Vec<isize> {
-        match self {
-            Target::New(_, _, strides) => strides.clone(),
-            Target::Single(array) => array.strides().to_vec(),
-            Target::Double(array) => array.strides().to_vec(),
-        }
+        self.strides.clone()
     }
 
-    /// What the caller gets: a scalar where the array has no axes and is new.
-    pub fn finish(self, out: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-        match (self, out) {
-            (Target::New(array, ..), _) => Ok(scalar(array)),
-            (_, Some(out)) => Ok(out.clone()),
+    /// What the caller gets: of NumPy's kind a scalar where the array has no axes and is new.
+    pub fn finish(self, py: Python<'py>, out: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        match (self.place, out) {
+            (Place::New(array, Some(wrap)), _) => wrap.call1((array,)),
+            (Place::New(array, None), _) => Ok(scalar(array)),
+            (Place::Tensor(fresh), _) => fresh.finish(py),
+            (Place::Single { .. } | Place::Double { .. } | Place::Foreign, Some(out)) => Ok(out.clone()),
             (_, None) => Err(PyValueError::new_err("out is missing")),
         }
     }
@@ -309,16 +519,10 @@ fn scalar(array: Bound<'_, PyAny>) -> Bound<'_, PyAny> {
     }
 }
 
-/// A number as a numpy scalar of `f32` or `f64`.
-pub fn scalar_of(py: Python<'_>, value: f64, single: bool) -> PyResult<Bound<'_, PyAny>> {
-    let target = Target::new(py, &[], single)?;
+/// A number as a scalar of the caller's kind, rounded once.
+pub fn scalar_of<'py>(py: Python<'py>, kind: &Kind<'py>, value: f64, dtype: Dtype) -> PyResult<Bound<'py, PyAny>> {
+    let target = Target::new(py, kind, &[], dtype)?;
     // SAFETY: an array without axes has one element.
-    unsafe {
-        if single {
-            target.data().cast::<f32>().write(value as f32);
-        } else {
-            target.data().cast::<f64>().write(value);
-        }
-    }
-    target.finish(None)
+    unsafe { dtype.store(value, target.data()) };
+    target.finish(py, None)
 }

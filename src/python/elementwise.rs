@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use super::array::{Array, Target, scalar_of};
+use super::array::{Array, Kind, Target, precision, scalar_of};
 use super::detached;
 use super::information::{Call, prepare};
 use super::options::{Axis, Reduction, Spaces, Temperature, Threads};
@@ -25,10 +25,10 @@ fn floating<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Array<'py>> {
 }
 
 /// A new array of the rows' shape with the class axis in its place.
-fn field<'py>(py: Python<'py>, call: &Call<'py>) -> PyResult<(Target<'py>, Field)> {
+fn field<'py>(py: Python<'py>, kind: &Kind<'py>, call: &Call<'py>) -> PyResult<(Target<'py>, Field)> {
     let mut shape = call.job.lead.clone();
     shape.insert(call.place, call.job.classes);
-    let target = Target::new(py, &shape, call.single)?;
+    let target = Target::new(py, kind, &shape, precision(call.single))?;
     let mut lead = target.strides();
     let class_stride = lead.remove(call.place);
     let field = Field { data: target.data(), class_stride, lead };
@@ -44,11 +44,11 @@ fn softmax_of<'py>(
     let py = x.py();
     let array = floating("input", x)?;
     let call = job(&[("input", &array)], axis, threads)?;
-    let (target, field) = field(py, &call)?;
+    let (target, field) = field(py, &array.kind, &call)?;
     let (job, field) = (&call.job, &field);
     let work = 2.0 * nanoseconds_a_row(job.classes, 1) * job.len() as f64;
     detached(py, work, || normalise(job, field, logarithm))?;
-    target.finish(None)
+    target.finish(py, None)
 }
 
 /// Softmax along an axis.
@@ -80,17 +80,18 @@ pub fn kl_div<'py>(
     threads: Threads,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (x, t) = (floating("input", input)?, floating("target", target)?);
+    let kind = Kind::of(&[("input", &x), ("target", &t)])?;
     let call = job(&[("input", &x), ("target", &t)], -1, &threads)?;
     let work = nanoseconds_a_row(call.job.classes, 2) * call.job.len() as f64;
     if reduction == Reduction::None {
-        let (target, field) = field(py, &call)?;
+        let (target, field) = field(py, &kind, &call)?;
         let (job, field) = (&call.job, &field);
         detached(py, work, || kl_terms(job, field, log_target))?;
-        return target.finish(None);
+        return target.finish(py, None);
     }
     let job = &call.job;
     let total = detached(py, work, || Ok(kl_total(job, log_target)))?;
-    scalar_of(py, if reduction == Reduction::Sum { total.sum() } else { total.mean() }, call.single)
+    scalar_of(py, &kind, if reduction == Reduction::Sum { total.sum() } else { total.mean() }, precision(call.single))
 }
 
 /// ``sum(weights * (logsumexp(logits) - logits))`` of every row.
@@ -107,11 +108,12 @@ pub fn soft_cross_entropy<'py>(
     threads: Threads,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (w, y) = (floating("weights", weights)?, floating("logits", logits)?);
+    let kind = Kind::of(&[("weights", &w), ("logits", &y)])?;
     let call = job(&[("weights", &w), ("logits", &y)], axis.0, &threads)?;
-    let target = Target::new(py, &call.job.lead, call.single)?;
+    let target = Target::new(py, &kind, &call.job.lead, precision(call.single))?;
     let field = Field { data: target.data(), class_stride: 0, lead: target.strides() };
     let (job, field) = (&call.job, &field);
     let work = nanoseconds_a_row(job.classes, 2) * job.len() as f64;
     detached(py, work, || soft(job, field))?;
-    target.finish(None)
+    target.finish(py, None)
 }

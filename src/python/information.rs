@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::array::{Array, Target, align, follow, scalar_of, tuple};
+use super::array::{Array, Kind, Target, align, follow, precision, scalar_of, tuple};
 use super::detached;
 use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Temperature, Threads};
 use crate::registry::{Quantity, run};
@@ -195,6 +195,7 @@ fn score<'py>(
              kullback.functional.cross_entropy",
         ));
     }
+    let kind = Kind::of(&borrowed)?;
     let mut call = prepare(
         &borrowed,
         labels,
@@ -221,7 +222,7 @@ fn score<'py>(
         job.total = true;
         let total = detached(py, work, || run(quantity, job))?;
         let value = if k.reduction == Reduction::Sum { total.sum() } else { total.mean() };
-        return scalar_of(py, value, call.single);
+        return scalar_of(py, &kind, value, precision(call.single));
     }
     let mut shape = job.lead.clone();
     if k.keepdims {
@@ -229,7 +230,7 @@ fn score<'py>(
     }
     let target = match k.out {
         Some(out) => Target::borrow(out, &shape, call.single, &borrowed)?,
-        None => Target::new(py, &shape, call.single)?,
+        None => Target::new(py, &kind, &shape, precision(call.single))?,
     };
     let mut lead = target.strides();
     if k.keepdims {
@@ -238,7 +239,7 @@ fn score<'py>(
     job.out = Some(Out { data: target.data(), single: call.single, lead });
     let job = &call.job;
     detached(py, work, || run(quantity, job))?;
-    target.finish(k.out)
+    target.finish(py, k.out)
 }
 
 /// What the docstrings share.

@@ -4,6 +4,7 @@ mod array;
 mod compare;
 mod elementwise;
 mod exact_sum;
+mod exchange;
 mod information;
 mod options;
 
@@ -109,6 +110,7 @@ fn set_simd_level(name: &str) -> PyResult<()> {
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_function(wrap_pyfunction!(array::as_ndarray, m)?)?;
     m.add_function(wrap_pyfunction!(information::entropy, m)?)?;
     m.add_function(wrap_pyfunction!(information::cross_entropy, m)?)?;
     m.add_function(wrap_pyfunction!(information::kl_divergence, m)?)?;

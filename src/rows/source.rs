@@ -104,10 +104,36 @@ impl Dtype {
         }
     }
 
+    /// Stores a number, rounded once; for floating dtypes.
+    ///
+    /// # Safety
+    /// The bytes of the number must be writable.
+    pub unsafe fn store(self, x: f64, at: *mut u8) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match self {
+                Dtype::F32 => at.cast::<f32>().write_unaligned(x as f32),
+                Dtype::F16 => at.cast::<u16>().write_unaligned(half::f16::from_f32(to_odd(x)).to_bits()),
+                Dtype::Bf16 => at.cast::<u16>().write_unaligned(half::bf16::from_f32(to_odd(x)).to_bits()),
+                _ => at.cast::<f64>().write_unaligned(x),
+            }
+        }
+    }
+
     /// Whether `E` is this dtype.
-    fn is<E: Element>(self) -> bool {
+    pub(super) fn is<E: Element>(self) -> bool {
         self == if E::LANES == 16 { Dtype::F32 } else { Dtype::F64 }
     }
+}
+
+/// The `f32` next to x whose last bit says whether there was more: rounding it again is rounding x once.
+fn to_odd(x: f64) -> f32 {
+    let y = x as f32;
+    let (wide, bits) = (f64::from(y), y.to_bits());
+    if wide == x || !wide.is_finite() || bits & 1 == 1 {
+        return y;
+    }
+    f32::from_bits(if wide.abs() < x.abs() { bits + 1 } else { bits - 1 })
 }
 
 /// Which classes count: one byte each, 0 for those that do not.
@@ -132,6 +158,8 @@ pub enum Map {
     Ln,
     /// A mass is divided by a power of two.
     Shrink(f64),
+    /// The sign is changed.
+    Negate,
     /// A logit less the row's first is divided by a temperature: near a common offset, the difference is exact.
     Divide(f64),
 }
@@ -360,6 +388,22 @@ impl Input<'_> {
     }
 }
 
+/// `LANES` vectors transposed.
+#[inline(always)]
+pub(super) fn square<S: Simd, E: Element>(mut r: [V<S, E>; 16]) -> [V<S, E>; 16] {
+    let lanes = E::LANES;
+    let mut width = lanes;
+    while width > 1 {
+        let o = r;
+        for k in 0..lanes / 2 {
+            r[2 * k] = o[k].zip_low(o[k + lanes / 2]);
+            r[2 * k + 1] = o[k].zip_high(o[k + lanes / 2]);
+        }
+        width /= 2;
+    }
+    r
+}
+
 /// Writes `LANES` rows of `classes` elements class by class.
 ///
 /// # Safety
@@ -388,15 +432,7 @@ unsafe fn transpose<S: Simd, E: Element>(s: S, from: &[*const E; 16], classes: u
                 }
             };
         }
-        let mut width = lanes;
-        while width > 1 {
-            let o = r;
-            for k in 0..lanes / 2 {
-                r[2 * k] = o[k].zip_low(o[k + lanes / 2]);
-                r[2 * k + 1] = o[k].zip_high(o[k + lanes / 2]);
-            }
-            width /= 2;
-        }
+        let r = square::<S, E>(r);
         for (k, r) in r.iter().enumerate().take(n) {
             // SAFETY: class first + k < classes has room for LANES elements.
             unsafe {
@@ -459,6 +495,7 @@ unsafe fn stage_at<S: Simd, E: Math>(
     }
     match input.map {
         Map::Keep => {}
+        Map::Negate => out.iter_mut().for_each(|x| *x = E::from_f64(-x.to_f64())),
         Map::Shrink(by) => out.iter_mut().for_each(|x| *x = E::from_f64(x.to_f64() / by)),
         Map::Divide(t) => {
             // SAFETY: the row has a first class, as n > 0 classes are read of it.
@@ -555,7 +592,28 @@ unsafe fn convert<T: Scalar, E: Element>(from: *const u8, stride: isize, swapped
 
 #[cfg(test)]
 mod tests {
-    use super::widen_f16;
+    use super::{Dtype, widen_f16};
+
+    #[test]
+    fn halves_are_rounded_once() {
+        let stored = |dtype: Dtype, x: f64| {
+            let mut bits = 0u16;
+            // SAFETY: two bytes are writable.
+            unsafe { dtype.store(x, (&raw mut bits).cast()) };
+            bits
+        };
+        let tiny = 2f64.powi(-40);
+        for (x, f16, bf16) in [
+            (1.0 + 2f64.powi(-11), 1.0, 1.0),
+            (1.0 + 2f64.powi(-11) + tiny, 1.0 + 2f64.powi(-10), 1.0),
+            (1.0 + 2f64.powi(-8) + tiny, 1.0 + 2f64.powi(-8), 1.0 + 2f64.powi(-7)),
+            (1.0 + 3.0 * 2f64.powi(-8) - tiny, 1.0 + 3.0 * 2f64.powi(-8), 1.0 + 2f64.powi(-7)),
+        ] {
+            assert_eq!(stored(Dtype::F16, x), half::f16::from_f64(f16).to_bits(), "{x}");
+            assert_eq!(stored(Dtype::Bf16, x), half::bf16::from_f64(bf16).to_bits(), "{x}");
+            assert_eq!(stored(Dtype::Bf16, -x), half::bf16::from_f64(-bf16).to_bits(), "{x}");
+        }
+    }
 
     #[test]
     fn every_half_widens_exactly() {
