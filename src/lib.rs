@@ -9,6 +9,7 @@ pub mod compare;
 pub mod elementwise;
 pub mod error;
 pub mod exact_sum;
+pub mod group;
 mod math;
 pub mod measure;
 pub mod parallel;

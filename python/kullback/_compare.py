@@ -192,6 +192,8 @@ class Comparison(Mapping[str, NDArray[Any]]):
         Of each row: 0 scored, 1 ignored, 2 invalid.
     groups : ndarray, optional
         The group of each row.
+    index : pandas.Index, optional
+        What `to_frame` calls the rows.
 
     Attributes
     ----------
@@ -221,11 +223,17 @@ class Comparison(Mapping[str, NDArray[Any]]):
     __hash__ = object.__hash__
 
     def __init__(
-        self, columns: Mapping[str, NDArray[Any]], status: NDArray[np.uint8], groups: NDArray[Any] | None = None
+        self,
+        columns: Mapping[str, NDArray[Any]],
+        status: NDArray[np.uint8],
+        groups: NDArray[Any] | None = None,
+        *,
+        index: pd.Index | None = None,
     ) -> None:
         self._columns = dict(columns)
         self.status = status
         self.groups = groups
+        self._index = index
         self._summary: dict[str, Any] | None = None
 
     @property
@@ -309,6 +317,7 @@ class Comparison(Mapping[str, NDArray[Any]]):
             columns,
             joined(self.status, other.status),
             None if no_groups else joined(self.groups, other.groups),  # type: ignore[arg-type]
+            index=None if self._index is None or other._index is None else self._index.append(other._index),
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -317,8 +326,8 @@ class Comparison(Mapping[str, NDArray[Any]]):
         Returns
         -------
         DataFrame
-            The columns, then ``status`` and, if there are any, ``group``. Rows of more than one axis are indexed by
-            their places along each.
+            The columns, then ``status`` and, if there are any, ``group``. The index is that of the frames compared,
+            if they were frames; rows of more than one axis are indexed by their places along each.
 
         Raises
         ------
@@ -332,8 +341,8 @@ class Comparison(Mapping[str, NDArray[Any]]):
         data = {**self._columns, "status": self.status}
         if self.groups is not None:
             data["group"] = self.groups
-        index = None
-        if len(self.shape) > 1:
+        index = self._index
+        if index is None and len(self.shape) > 1:
             names = [f"axis_{i}" for i in range(len(self.shape))]
             index = pd.MultiIndex.from_product([range(length) for length in self.shape], names=names)
         return pd.DataFrame({name: values.reshape(-1) for name, values in data.items()}, index=index)

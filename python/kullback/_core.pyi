@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "as_ndarray",
     "compare_columns",
+    "count_values",
     "cross_entropy",
     "entropy",
     "get_num_threads",
@@ -156,6 +157,9 @@ def compare_columns(
     on_invalid: Literal["raise", "nan"] = "raise",
     threads: int | None = None,
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]: ...
+def count_values(
+    groups: NDArray[Any], group_span: tuple[int, int], values: NDArray[Any], value_span: tuple[int, int]
+) -> NDArray[np.int64]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def simd_level() -> str: ...

@@ -5,6 +5,7 @@ mod compare;
 mod elementwise;
 mod exact_sum;
 mod exchange;
+mod group;
 mod information;
 mod options;
 
@@ -122,6 +123,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(elementwise::kl_div, m)?)?;
     m.add_function(wrap_pyfunction!(elementwise::soft_cross_entropy, m)?)?;
     m.add_function(wrap_pyfunction!(compare::compare_columns, m)?)?;
+    m.add_function(wrap_pyfunction!(group::count_values, m)?)?;
     m.add_class::<exact_sum::PyExactSum>()?;
     m.add_class::<exact_sum::PyGroupSums>()?;
     m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;

@@ -1,0 +1,515 @@
+"""What the accessors of `kullback.pandas` stand on: frames lined up, brought together block by block, and numbered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from kullback._coerce import as_array
+from kullback._values import Numbers
+
+if TYPE_CHECKING:
+    from kullback._compare import Comparison
+
+__all__ = ["Call", "column_of", "groups_of", "numbers_of"]
+
+_SHOWN = 5
+"""Labels that a message spells out."""
+
+_STAGED_BYTES = 2 << 20
+"""Bytes of a frame's rows that are brought together at once where they do not lie side by side in memory."""
+
+_Kernel = Callable[..., Any]
+
+
+class _Operand:
+    """Rows of a frame over chosen columns, as an array where they lie, or block by block.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The frame.
+    places : ndarray of int
+        Positions of the columns.
+    name : str
+        What messages call the frame.
+    """
+
+    def __init__(self, frame: pd.DataFrame, places: NDArray[np.intp], name: str) -> None:
+        self._frame = frame
+        self._places: slice | NDArray[np.intp] = places
+        if places.size and (np.diff(places) == 1).all():
+            self._places = slice(int(places[0]), int(places[-1]) + 1)
+        self.take: NDArray[np.intp] | None = None
+        dtypes = [frame.dtypes.iloc[place] for place in places] if places.size < frame.shape[1] else list(frame.dtypes)
+        found = {dtype: _numeric(dtype) for dtype in set(dtypes)}
+        for place, dtype in zip(places, dtypes, strict=True):
+            if found[dtype] is None:
+                raise TypeError(_not_numbers(name, frame.columns[place], dtype))
+        self._dtype = np.result_type(*found.values()) if found else np.dtype(np.float64)
+        self._extension = any(not isinstance(dtype, np.dtype) for dtype in found)
+        self._one = len(found) <= 1 and not self._extension
+
+    def whole(self) -> NDArray[Any] | None:
+        """All rows as they lie in memory; None where they do not lie side by side."""
+        if not self._one or not isinstance(self._places, slice) or self.take is not None:
+            return None
+        chosen = self._frame.iloc[:, self._places]
+        # Two looks at a row share memory where the frame is one block; otherwise each would be a copy of its own.
+        first = chosen.iloc[:1]
+        if chosen.shape[0] and not np.shares_memory(first.to_numpy(), first.to_numpy()):
+            return None
+        array: NDArray[Any] = chosen.to_numpy()
+        return array
+
+    def block(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``, brought together."""
+        rows = slice(start, stop) if self.take is None else self.take[start:stop]
+        block = self._frame.iloc[rows].iloc[:, self._places]
+        options = {"na_value": np.nan} if self._extension else {}
+        array: NDArray[Any] = block.to_numpy(dtype=self._dtype, **options)
+        return array
+
+
+class Call:
+    """One call of an accessor: its operands lined up by column and by index.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The frame of the accessor.
+    columns : sequence of labels or None
+        The classes.
+    other : object, optional
+        The other operand.
+    join : str
+        How the index of a frame is matched.
+    """
+
+    def __init__(
+        self, frame: pd.DataFrame, columns: Sequence[Hashable] | None, other: Any = None, join: str = "equal"
+    ) -> None:
+        if join not in ("equal", "inner"):
+            raise ValueError(f"unknown join {join!r}; accepted are 'equal' and 'inner'")
+        places = _places(frame, columns, "columns")
+        if not places.size:
+            raise ValueError("the frame has no columns: a row needs at least one class")
+        self._frame = frame
+        self._classes = frame.columns[places]
+        base = _Operand(frame, places, "column")
+        self._operands: list[_Operand | NDArray[Any]] = [base]
+        self._index = frame.index
+        self._take: NDArray[np.intp] | None = None
+        if other is None:
+            return
+        if not isinstance(other, pd.DataFrame):
+            self._operands.append(self._plain(other))
+            return
+        if columns is None and len(other.columns) != len(places):
+            extra = other.columns.difference(self._classes, sort=False)
+            missing = self._classes.difference(other.columns, sort=False)
+            only = {"other": extra, "the frame": missing}
+            words = "; ".join(f"only in {where}: {_some(labels)}" for where, labels in only.items() if len(labels))
+            raise ValueError(
+                f"other has {len(other.columns)} columns and the frame {len(places)} ({words}): say with columns= "
+                "which are the classes"
+            )
+        theirs = _Operand(other, self._matched(other.columns, "other"), "other's column")
+        self._operands.append(theirs)
+        if frame.index.equals(other.index):
+            return
+        if join == "equal":
+            raise ValueError(_differing(frame.index, other.index))
+        for whose, index in (("the frame's", frame.index), ("other's", other.index)):
+            if not index.is_unique:
+                raise ValueError(
+                    f"{whose} index has {index[index.duplicated()][0]!r} more than once: rows cannot be joined by it"
+                )
+        found = other.index.get_indexer(frame.index)
+        self._take = np.flatnonzero(found >= 0)
+        base.take, theirs.take = self._take, found[self._take]
+        self._index = frame.index[self._take]
+
+    def _matched(self, columns: pd.Index, name: str) -> NDArray[np.intp]:
+        """Positions of the classes among other column labels."""
+        for whose, index in ((name, columns), ("the frame", self._classes)):
+            if not index.is_unique:
+                label = index[index.duplicated()][0]
+                raise ValueError(f"{whose} has more than one column {label!r}: columns cannot be matched by label")
+        places: NDArray[np.intp] = columns.get_indexer(self._classes)
+        if (places < 0).any():
+            raise ValueError(f"{name} has no column {self._classes[places < 0][0]!r}")
+        return places
+
+    def _plain(self, other: Any) -> NDArray[Any]:
+        """Read an operand that is no frame."""
+        if isinstance(other, pd.Series):
+            if len(other) != len(self._classes):
+                raise ValueError(
+                    f"other is a series of {len(other)} values: one row of {len(self._classes)} classes is indexed by "
+                    "column; pass other.to_numpy() for anything else"
+                )
+            row = other.iloc[self._matched(other.index, "other's index")]
+            return _Operand(row.to_frame(), np.zeros(1, np.intp), "other's column").block(0, len(row))[:, 0]
+        if not isinstance(other, np.ndarray) and any(
+            hasattr(other, name) for name in ("__dlpack__", "__arrow_c_array__", "__arrow_c_stream__")
+        ):
+            kind = f"{type(other).__module__.partition('.')[0]}.{type(other).__name__}"
+            raise TypeError(f"other is a {kind}: mixed with a data frame, pass a numpy array, a Series or a DataFrame")
+        return as_array(other, "other")
+
+    @property
+    def _length(self) -> int:
+        return len(self._index)
+
+    def labels(self, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Positions of labels among the classes, and which are missing."""
+        values = self._along_rows(labels, "labels")
+        missing = values.isna().to_numpy()
+        if pd.api.types.is_integer_dtype(values.dtype):
+            numbered = self._classes.equals(pd.RangeIndex(len(self._classes)))
+            if pd.api.types.is_integer_dtype(self._classes.dtype) and not numbered:
+                raise ValueError(
+                    "labels are integers and so are the columns' labels, which are not 0, 1, 2 …: name the columns by "
+                    "strings, or by their positions (df.set_axis(range(df.shape[1]), axis=1))"
+                )
+            codes = values.fillna(0).to_numpy(np.int64)
+        elif pd.api.types.is_numeric_dtype(values.dtype):
+            raise TypeError(f"labels must be integers (positions) or column labels, got dtype {values.dtype}")
+        else:
+            codes = self._matched_labels(pd.Index(values))
+            wrong = np.flatnonzero((codes < 0) & ~missing)
+            if wrong.size:
+                label = values.iloc[wrong[0]]
+                raise KeyError(f"labels: {label!r} of row {wrong[0]} is none of the columns {_some(self._classes)}")
+        return codes, missing if missing.any() else None
+
+    def _matched_labels(self, values: pd.Index) -> NDArray[np.int64]:
+        if not self._classes.is_unique:
+            label = self._classes[self._classes.duplicated()][0]
+            raise ValueError(f"the frame has more than one column {label!r}: labels cannot be matched")
+        codes: NDArray[np.int64] = self._classes.get_indexer(values).astype(np.int64)
+        return codes
+
+    def _along_rows(self, value: ArrayLike, name: str) -> pd.Series:
+        """Something with one value a row, cut to the rows that are kept."""
+        if isinstance(value, pd.Series):
+            if value.index.equals(self._frame.index):
+                return value if self._take is None else value.iloc[self._take]
+            if self._take is not None and value.index.equals(self._index):
+                return value
+            raise ValueError(f"{name}: {_differing(self._frame.index, value.index)}")
+        series = pd.Series(value)
+        if len(series) != len(self._frame):
+            raise ValueError(f"{name} has {len(series)} values, the frame has {len(self._frame)} rows")
+        return series if self._take is None else series.iloc[self._take]
+
+    def _masks(self, where: ArrayLike | None, rows: ArrayLike | None) -> dict[str, NDArray[Any] | None]:
+        if isinstance(where, pd.Series):
+            where = where.iloc[self._matched(where.index, "where's index")].to_numpy()
+        if rows is not None:
+            rows = self._along_rows(rows, "rows").to_numpy()
+        return {name: None if mask is None else np.asarray(mask) for name, mask in (("where", where), ("rows", rows))}
+
+    def series(
+        self,
+        name: str,
+        kernel: _Kernel,
+        where: ArrayLike | None,
+        rows: ArrayLike | None,
+        options: dict[str, Any],
+        labels: NDArray[Any] | None = None,
+    ) -> pd.Series:
+        """Evaluate a measure into a series."""
+        masks = self._masks(where, rows)
+        with _NamingRows(self._index):
+            values = self._evaluate(kernel, labels, masks, options)
+        return pd.Series(values, index=self._index, name=name, copy=False)
+
+    def _evaluate(
+        self,
+        kernel: _Kernel,
+        labels: NDArray[Any] | None,
+        masks: dict[str, NDArray[Any] | None],
+        options: dict[str, Any],
+    ) -> NDArray[Any]:
+        wholes = [x.whole() if isinstance(x, _Operand) else x for x in self._operands]
+        arrays = [x for x in wholes if x is not None]
+        options = {**options, "where": masks["where"]}
+        if len(arrays) == len(wholes):
+            extra = [] if labels is None else [labels]
+            result: NDArray[Any] = kernel(*self._checked(arrays), *extra, rows=masks["rows"], **options)
+            return result
+        self._checked([x for x in wholes if x is not None])
+        step = max(1, _STAGED_BYTES // (8 * len(self._classes)))
+        out: NDArray[Any] | None = None
+        try:
+            for start in range(0, max(self._length, 1), step):
+                stop = min(start + step, self._length)
+
+                def cut(x: NDArray[Any] | None, span: slice = slice(start, stop)) -> NDArray[Any] | None:
+                    return None if x is None else x[span]
+
+                blocks = [self._block(x, whole, start, stop) for x, whole in zip(self._operands, wholes, strict=True)]
+                if labels is not None:
+                    blocks.append(labels[start:stop])
+                values = kernel(*blocks, rows=cut(masks["rows"]), **{**options, "where": self._where(masks, cut)})
+                if out is None:
+                    out = np.empty(self._length, values.dtype)
+                out[start:stop] = values
+        except (ValueError, IndexError):
+            # Say what the whole would have said: the lowest bad row, and how many there are.
+            all_rows = [self._block(x, whole, 0, self._length) for x, whole in zip(self._operands, wholes, strict=True)]
+            kernel(*all_rows, *([] if labels is None else [labels]), rows=masks["rows"], **options)
+            raise
+        assert out is not None
+        return out
+
+    def _where(
+        self, masks: dict[str, NDArray[Any] | None], cut: Callable[[NDArray[Any] | None], NDArray[Any] | None]
+    ) -> NDArray[Any] | None:
+        where = masks["where"]
+        return where if where is None or where.ndim < 2 or len(where) == 1 else cut(where)
+
+    @staticmethod
+    def _block(operand: _Operand | NDArray[Any], whole: NDArray[Any] | None, start: int, stop: int) -> NDArray[Any]:
+        if whole is None:
+            assert isinstance(operand, _Operand)
+            return operand.block(start, stop)
+        return whole if whole.ndim == 1 or len(whole) == 1 else whole[start:stop]
+
+    def _checked(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Refuse an array whose rows are not the frame's, which broadcasting might accept."""
+        for array in arrays:
+            if array.ndim > 2 or (array.ndim == 2 and len(array) not in (1, self._length)):
+                raise ValueError(
+                    f"other has shape {array.shape}: pass one row, or {self._length} rows as the frame has"
+                )
+        return arrays
+
+    def comparison(
+        self,
+        labels: NDArray[Any] | None,
+        groups: ArrayLike | None,
+        where: ArrayLike | None,
+        rows: ArrayLike | None,
+        options: dict[str, Any],
+    ) -> Comparison:
+        """Compare, and remember the index."""
+        from kullback._compare import Comparison, compare
+
+        masks = self._masks(where, rows)
+        along = None if groups is None else self._along_rows(groups, "groups").to_numpy()
+        if along is not None and along.dtype == object:
+            along = along.astype(str)
+        arrays = []
+        for operand in self._operands:
+            whole = operand.whole() if isinstance(operand, _Operand) else operand
+            arrays.append(self._block(operand, whole, 0, self._length))
+        with _NamingRows(self._index):
+            base, other = self._checked(arrays)
+            both = compare(base, other, labels, groups=along, where=masks["where"], rows=masks["rows"], **options)
+        return Comparison(dict(both), both.status, both.groups, index=self._index)
+
+
+class _NamingRows:
+    """Context that adds to a message about row 3 what the index calls it."""
+
+    def __init__(self, index: pd.Index) -> None:
+        self._index = index
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        match = re.search(r"\brow (\d+)", str(error)) if isinstance(error, ValueError | IndexError) else None
+        if match is None or isinstance(self._index, pd.RangeIndex) or int(match[1]) >= len(self._index):
+            return
+        named = f"{match[0]} (index {self._index[int(match[1])]!r})"
+        assert error is not None
+        raise type(error)(str(error).replace(match[0], named, 1)) from None
+
+
+def _places(frame: pd.DataFrame, columns: Sequence[Hashable] | None, name: str) -> NDArray[np.intp]:
+    if columns is None:
+        return np.arange(frame.shape[1])
+    if isinstance(columns, str) or not pd.api.types.is_list_like(columns):
+        raise TypeError(f"{name} must be a sequence of column labels, got {columns!r}; say [{columns!r}]")
+    return np.array([_place(frame, label) for label in columns], np.intp)
+
+
+def _place(frame: pd.DataFrame, label: Hashable) -> int:
+    try:
+        place = frame.columns.get_loc(label)
+    except (KeyError, TypeError):
+        raise KeyError(f"no column {label!r}; there are {_some(frame.columns)}") from None
+    if isinstance(place, int):
+        return place
+    raise ValueError(f"the frame has more than one column {label!r}: give columns labels of their own")
+
+
+def column_of(frame: pd.DataFrame, label: Hashable) -> pd.Series:
+    """Give the one column of that label; KeyError or ValueError if there is none, or several."""
+    return frame.iloc[:, _place(frame, label)]
+
+
+def _some(labels: pd.Index) -> str:
+    shown = ", ".join(repr(label) for label in labels[:_SHOWN])
+    return f"{shown} and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else shown
+
+
+def _differing(ours: pd.Index, theirs: pd.Index) -> str:
+    """Show where two indexes part."""
+    remedy = 'align them, or keep the rows in both with join="inner"'
+    if len(ours) != len(theirs):
+        return f"the index is not the frame's: {len(theirs)} rows against {len(ours)}; {remedy}"
+    differ = np.flatnonzero([a != b and not (pd.isna(a) and pd.isna(b)) for a, b in zip(ours, theirs, strict=True)])
+    if not differ.size:
+        return f"the index is not the frame's: {theirs.dtype} against {ours.dtype}; {remedy}"
+    at = int(differ[0])
+    return f"the index is not the frame's: row {at} is {theirs[at]!r} against {ours[at]!r}; {remedy}"
+
+
+def _numeric(dtype: Any) -> np.dtype[Any] | None:
+    """Give the dtype in which a column's values are scored; None if they are no numbers."""
+    plain = isinstance(dtype, np.dtype)
+    found = dtype if plain else getattr(dtype, "numpy_dtype", None)
+    if not isinstance(found, np.dtype) or found.kind not in "biuf" or found.itemsize > 8:
+        return None
+    # A missing integer is a NaN, and integers are scored in double precision in any case.
+    return found if plain or found.kind == "f" else np.dtype(np.float64)
+
+
+def _not_numbers(name: str, label: Hashable, dtype: Any) -> str:
+    remedies: dict[type, str] = {
+        pd.CategoricalDtype: "its values are counted by series.kb.value_entropy()",
+        pd.SparseDtype: "make it dense first (series.sparse.to_dense())",
+    }
+    remedy = next((words for kind, words in remedies.items() if isinstance(dtype, kind)), "")
+    if not remedy:
+        remedy = "choose the columns of numbers with columns=, or convert it (series.astype(float))"
+    return f"{name} {label!r} has dtype {dtype}, where integers, booleans or floating-point numbers are read: {remedy}"
+
+
+def numbers_of(series: pd.Series, *, dropna: bool) -> tuple[Numbers, pd.Index | range]:
+    """Give each distinct value of a series a number.
+
+    Parameters
+    ----------
+    series : Series
+        The values.
+    dropna : bool
+        Whether missing values are left out or are a value of their own.
+
+    Returns
+    -------
+    numbers : Numbers
+        Which value each row has.
+    values : Index or range
+        The values in the order of their numbers; without the missing one.
+
+    Raises
+    ------
+    TypeError
+        If values cannot be told apart.
+    """
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        categories = series.cat.categories
+        codes = series.cat.codes.to_numpy()
+        if dropna or not (codes < 0).any():
+            return Numbers(codes, 0, len(categories)), categories
+        return Numbers(codes, -1, len(categories) + 1), categories
+    span = _span(series)
+    if span is not None:
+        return Numbers(series.to_numpy(), span.start, len(span)), span
+    codes, values = pd.factorize(series, use_na_sentinel=dropna)
+    return Numbers(codes, 0, len(values)), pd.Index(values)
+
+
+_SPAN = 1 << 20
+"""Integers that span no more than this are numbered as they are, without a hash table: a table of counts of 8 MB."""
+
+
+def _span(series: pd.Series) -> range | None:
+    """Give the range of a column of integers if it is small."""
+    dtype = series.dtype
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "iub" or not len(series):
+        return None
+    values = series.to_numpy()
+    if dtype.kind == "b":
+        return range(2)
+    low, high = int(values.min()), int(values.max())
+    return (
+        range(low, high + 1) if high - low < min(_SPAN, max(len(values), 256)) and high < 2**62 < low + 2**63 else None
+    )
+
+
+def groups_of(df: pd.DataFrame, by: Hashable | list[Hashable]) -> tuple[Numbers, pd.Index]:
+    """Give each group of a frame's rows a number, in ascending order.
+
+    Parameters
+    ----------
+    df : DataFrame
+        The rows.
+    by : label or list of labels
+        The columns that make the groups.
+
+    Returns
+    -------
+    numbers : Numbers
+        The group of each row; a row where one of the columns is missing has none.
+    index : Index
+        What the groups are called; some may not occur.
+    """
+    labels = by if isinstance(by, list) else [by]
+    if not labels:
+        raise ValueError("by is empty: name the column that makes the groups, or several")
+    numbered = [_ordered(column_of(df, label)) for label in labels]
+    if len(numbered) == 1:
+        numbers, index = numbered[0]
+        return numbers, index.rename(labels[0])
+    codes = [numbers.from_zero() for numbers, _ in numbered]
+    kept = np.logical_and.reduce([code >= 0 for code in codes])
+    combined, present = np.zeros(len(df), np.int64), np.zeros(1, np.int64)
+    places: list[NDArray[np.int64]] = []
+    for code, (numbers, _) in zip(codes, numbered, strict=True):
+        # Numbering anew after every column keeps the numbers below the rows' times the column's.
+        combined, found = _renumbered(combined * numbers.count + code, kept, len(present) * numbers.count)
+        before, place = np.divmod(found, max(numbers.count, 1))
+        places, present = [*(earlier[before] for earlier in places), place], found
+    arrays = [index.take(place) for (_, index), place in zip(numbered, places, strict=True)]
+    return Numbers(np.where(kept, combined, -1), 0, len(present)), pd.MultiIndex.from_arrays(arrays, names=labels)
+
+
+def _renumbered(
+    codes: NDArray[np.int64], kept: NDArray[np.bool_], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give the kept codes, all below `count`, numbers from 0 in order; also give which codes there are."""
+    if count > max(_SPAN, len(codes)):
+        present, numbers = np.unique(codes[kept], return_inverse=True)
+        result = np.zeros(len(codes), np.int64)
+        result[kept] = numbers
+        return result, present
+    seen = np.bincount(codes[kept], minlength=count) > 0
+    return (np.cumsum(seen) - 1)[np.where(kept, codes, 0)] if count else codes, np.flatnonzero(seen)
+
+
+def _ordered(series: pd.Series) -> tuple[Numbers, pd.Index]:
+    """Give each distinct value of a column a number, in ascending order."""
+    numbers, values = numbers_of(series, dropna=True)
+    if isinstance(values, range):
+        return numbers, pd.Index(np.arange(values.start, values.stop).astype(series.dtype))
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return numbers, pd.CategoricalIndex(values, dtype=series.dtype)
+    try:
+        order = np.asarray(values.argsort())
+    except TypeError:  # values of several kinds have no order: as they come
+        return numbers, values
+    place = np.full(len(order) + 1, -1)
+    place[order] = np.arange(len(order))
+    return Numbers(place[numbers.codes], 0, len(order)), values.take(order)
