@@ -189,6 +189,24 @@ def on_every_level(call: Callable[[], Any], *what: Any) -> Any:
     return results[first]
 
 
+def allowance(
+    case: Case, exact: Exact, given: str | tuple[str, str], rows: tuple[np.ndarray, ...], dtype: Any
+) -> np.ndarray:
+    """The largest absolute error of each row: the targets, and what docs/numerics.md says they do not cover."""
+    allowed = case.allowed(exact, given, dtype)
+    spaces = set(reference.pair(given)[: case.rows])
+    if spaces - set(LINEAR):
+        allowed = allowed + UNDERFLOW * rows[0].shape[-1] * float(np.finfo(dtype).tiny)
+    if len({space in LINEAR for space in spaces}) == 2:
+        with np.errstate(divide="ignore"):
+            sizes = [
+                np.abs(np.log(x.astype("f8")) if space in LINEAR else x) for x, space in zip(rows, given, strict=True)
+            ]
+        largest = max(float(x[np.isfinite(x)].max()) for x in sizes)
+        allowed = allowed + STAGED * np.finfo("f8").eps * largest * np.sqrt(2 * np.abs(exact.hi))
+    return allowed
+
+
 def check(
     case: Case,
     got: Any,
@@ -205,18 +223,7 @@ def check(
     got = np.asarray(got)
     assert got.shape == exact.hi.shape, (got.shape, exact.hi.shape)
     if allowed is None:
-        allowed = case.allowed(exact, given, got.dtype)
-        spaces = set(reference.pair(given)[: case.rows])
-        if spaces - set(LINEAR):
-            allowed = allowed + UNDERFLOW * rows[0].shape[-1] * float(np.finfo(got.dtype).tiny)
-        if len({space in LINEAR for space in spaces}) == 2 and STAGED:
-            with np.errstate(divide="ignore"):
-                sizes = [
-                    np.abs(np.log(x.astype("f8")) if space in LINEAR else x)
-                    for x, space in zip(rows, given, strict=True)
-                ]
-            largest = max(float(x[np.isfinite(x)].max()) for x in sizes)
-            allowed = allowed + STAGED * np.finfo("f8").eps * largest * np.sqrt(2 * np.abs(exact.hi))
+        allowed = allowance(case, exact, given, rows, got.dtype)
     representable = np.abs(exact.hi) <= float(np.finfo(got.dtype).max)
     expected_special = np.where(representable, 0.0, np.where(np.isnan(exact.hi), np.nan, np.copysign(np.inf, exact.hi)))
     special = np.where(np.isfinite(got), 0.0, got.astype(np.float64))

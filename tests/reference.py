@@ -188,7 +188,8 @@ def certain(evaluate: Callable[[], Any]) -> tuple[float, float]:
             if value.is_finite() and value.rel_accuracy_bits() >= ACCURATE_BITS:
                 high = float(value.mid())
                 return high, 0.0 if abs(high) == INF else float((value - arb(high)).mid())
-    if value.contains(0) and value.abs_upper() < arb("1e-150"):
+    # Below the smallest double whatever its digits, or not to be told from 0.
+    if value.abs_upper() < arb("1e-330") or (value.contains(0) and value.abs_upper() < arb("1e-150")):
         return 0.0, 0.0
     raise ArithmeticError(f"no certain value at {PRECISIONS[-1]} bits: {value}")
 

@@ -275,6 +275,21 @@ def test_counts_of_totals_as_far_apart_as_the_dtype_allows(dtype: Any) -> None:
             check(case, case(one, other, given="counts"), exact, "counts", (one, other))
 
 
+@pytest.mark.parametrize("scale", [0.9, 0.6, 0.3])
+@pytest.mark.parametrize("step", [1e-2, 1e-3, 1e-5])
+def test_nearly_proportional_counts_of_which_some_leave_the_usual_range(step: float, scale: float) -> None:
+    """The factor between the totals needs more digits than an f32 has in every class, beyond 8e37 too."""
+    rng = generator("beyond", step, scale)
+    p = np.exp(rng.uniform(np.log(1e36), np.log(1.2e38), (40, 3)))
+    p[:, 0] = rng.uniform(8.6e37, 1.2e38, 40)
+    q = (p * scale * (1 + step * rng.standard_normal(p.shape))).astype(np.float32)
+    p = p.astype(np.float32)
+    for case in PAIRED:
+        for one, other in ((p, q), (q, p)):
+            exact = case.exact(one, other, given="counts")
+            check(case, case(one, other, given="counts"), exact, "counts", (one, other))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_logits_as_large_as_the_dtype_allows(dtype: Any) -> None:
     top = float(np.finfo(dtype).max)

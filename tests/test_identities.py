@@ -94,6 +94,50 @@ def test_jensen_shannon_is_symmetric(given: tuple[str, str], dtype: str, c: int)
         assert_same_bits(one, kb.js_divergence(found.q, found.p, given=given, temperature=(2.0, 0.7)))
 
 
+# Ten classes of two rows whose totals are equal, cut into head and tail differently.
+_TOTALS_OF_ONE_VALUE = (
+    (
+        "0x1.f5e970bc0159ep-5",
+        "0x1.c1fd094b8b579p-5",
+        "0x1.18ff64601f0d3p-2",
+        "0x1.56d0dafe33066p-5",
+        "0x1.77aba5c680b9cp-3",
+        "0x1.0d7278a0a02ecp-4",
+        "0x1.247c4efdfd7dfp-4",
+        "0x1.63446dcaf5e53p-6",
+        "0x1.9a950f8ccf9cfp-4",
+        "0x1.fffa85d177b85p-4",
+    ),
+    (
+        "0x1.1430626f26993p-88",
+        "0x1.8875ca74acbcep-19",
+        "0x1.8fad5aef2b06ep-61",
+        "0x1.850ee66ef80c1p-137",
+        "0x1.21a5d9ee0360ep-40",
+        "0x1.ba49e6e3c558bp-12",
+        "0x1.2ddd7c153e9ccp-19",
+        "0x1.ffc8092e4fa18p-1",
+        "0x1.2b6c5e968f8b3p-68",
+        "0x1.1f013155b08a7p-91",
+    ),
+)
+
+
+@pytest.mark.parametrize("c", [4, 5, 7, 10, 16, 17, 33])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_jensen_shannon_is_symmetric_where_totals_agree_in_all_but_their_representation(dtype: str, c: int) -> None:
+    """Sums are pairs of numbers, and two pairs may be one value: in 1 of 40 000 pairs of such rows of ten classes."""
+    rng = generator("totals", c)
+    a = rng.standard_normal((40_000, c))
+    for distance in (1.0, 30.0):
+        p, q = (from_log(x, "probs", dtype) for x in (a, a + distance * rng.standard_normal(a.shape)))
+        assert_same_bits(kb.js_divergence(p, q), kb.js_divergence(q, p), distance)
+    # Of those, one pair whose results were an ulp apart.
+    p = np.array([float.fromhex(x) for x in _TOTALS_OF_ONE_VALUE[0]])
+    q = np.array([float.fromhex(x) for x in _TOTALS_OF_ONE_VALUE[1]])
+    assert_same_bits(on_every_level(lambda: kb.js_divergence(p, q)), on_every_level(lambda: kb.js_divergence(q, p)))
+
+
 @pytest.mark.parametrize("c", CLASSES)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("given", KL.spaces(), ids=str)

@@ -234,6 +234,26 @@ def test_layouts_of_two_dtypes(case: Case, one: str, other: str) -> None:
     compare_layouts(case, p, q, given="counts")
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize(
+    ("given", "temperature"),
+    [
+        ("logits", (0.7, 3.0)),
+        ("logits", (1.0, 0.5)),
+        (("probs", "logits"), (1.0, 0.7)),
+        (("logits", "counts"), (3.0, 1.0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("case", PAIRED, ids=str)
+def test_layouts_at_two_temperatures(case: Case, given: Any, temperature: tuple[float, float], dtype: str) -> None:
+    """Logits are then staged less the first of their row: of whole tiles of rows in columns, too."""
+    spaces = given if isinstance(given, tuple) else (given, given)
+    for shape in ((20, 17), (33, 3), (20, 200)):
+        p, q = (matrix(*shape, space, DTYPES[dtype], seed=i) for i, space in enumerate(spaces))
+        compare_layouts(case, p, q, given=given, temperature=temperature)
+
+
 @settings(max_examples=60)
 @hypothesis_given(data=st.data())
 def test_any_view(data: st.DataObject) -> None:

@@ -10,6 +10,8 @@
 //! | `ln`, `ln_or_zero` | 20 | x > 0, subnormal too | 1 | 0.78 | 1.4142135623730947 |
 //! | `phi` | 13 | abs(d) ≤ 1 | 2 | 0.87 | −0.9358458909313458 |
 //! | `js_log` | 13 | 0 ≤ x ≤ 1 | 2 | 0.90 | 0.9759837034800494 |
+//! | `js_far` | 17 | 1 ≤ x ≤ 60 (vectors only) | 2 | 1.61 | 18.975458979446596 |
+//! | `exp_minus` | 11 | 0 ≤ x ≤ 60 (vectors only) | 1 | 0.77 | 42.00679000623431 |
 //! | `js_lin` | 12 | 0 ≤ w ≤ ¼ | 2 | 0.54 | 0.23572316456763284 |
 
 use super::coefficients::*;
@@ -81,6 +83,11 @@ impl Math for f64 {
     }
 
     #[inline(always)]
+    fn js_middle<S: Simd>(s: S, x: V<S, f64>) -> V<S, f64> {
+        four_chains::<S, f64, _>(s, x - f64x8::splat(s, 2.0), &JS_MIDDLE_F64)
+    }
+
+    #[inline(always)]
     fn js_lin<S: Simd>(s: S, w: V<S, f64>) -> V<S, f64> {
         four_chains::<S, f64, _>(s, w, &JS_LIN_F64)
     }
@@ -97,6 +104,8 @@ mod tests {
     op!(LnOrZero: f64, s, x => f64::ln_or_zero(s, x));
     op!(Phi: f64, s, d => f64::phi(s, d));
     op!(JsLog: f64, s, x => f64::js_log(s, x));
+    op!(JsFar: f64, s, x => f64::js_far(s, x, f64::exp_minus(s, x)));
+    op!(ExpMinus: f64, s, x => f64::exp_minus(s, x));
     op!(JsLin: f64, s, w => f64::js_lin(s, w));
 
     #[test]
@@ -107,6 +116,8 @@ mod tests {
         check::<LnOrZero>("ln", 1.0);
         check::<Phi>("phi", 2.0);
         check::<JsLog>("js_log", 2.0);
+        check::<JsFar>("js_far", 2.0);
+        check::<ExpMinus>("exp_minus", 1.0);
         check::<JsLin>("js_lin", 2.0);
     }
 

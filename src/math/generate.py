@@ -45,12 +45,20 @@ def ln_tail_over_square(f: mpf) -> mpf:
     return -mpf(1) / 2 if abs(f) < TINY else ln_tail(f) / f**2
 
 
-def js_log(x: mpf) -> mpf:
-    """G(x) / x^2, G(x) = 1/2 [(1 + t)(ln 2 - ln(1 + t)) - t x], t = e^-x."""
-    if abs(x) < TINY:
-        return mpf(1) / 8
+def js_far(x: mpf) -> mpf:
+    """G(x) = 1/2 [(1 + t)(ln 2 - ln(1 + t)) - t x], t = e^-x."""
     t = mp.exp(-x)
-    return ((1 + t) * (mp.ln2 - mp.log1p(t)) - t * x) / (2 * x * x)
+    return ((1 + t) * (mp.ln2 - mp.log1p(t)) - t * x) / 2
+
+
+def js_middle(y: mpf) -> mpf:
+    """G(2 + y)."""
+    return js_far(y + 2)
+
+
+def js_log(x: mpf) -> mpf:
+    """G(x) / x^2."""
+    return mpf(1) / 8 if abs(x) < TINY else js_far(x) / (x * x)
 
 
 def js_lin(w: mpf) -> mpf:
@@ -156,6 +164,7 @@ POLYNOMIALS = [
     Polynomial("PHI", "(e^d - 1 - d)/d^2", phi, mpf(-1), mpf(1), (HALF,), 7, 13),
     Polynomial("LN", "-1/2 + f P(f) = (ln(1 + f) - f)/f^2", ln_tail_over_square, LN_LO, LN_HI, (-HALF,), 9, 20, 1),
     Polynomial("JS_LOG", "G(x)/x^2", js_log, mpf(0), mpf(1), (HALF / 4,), 6, 13),
+    Polynomial("JS_MIDDLE", "G(2 + y)", js_middle, mpf(-1), mpf(1), (), 8, 17),
     Polynomial("JS_LIN", "((1+z)ln(1+z) + (1-z)ln(1-z))/z^2, w = z^2", js_lin, mpf(0), HALF / 2, (mpf(1),), 5, 12),
     Polynomial("ATANH", "(2 atanh(s) - 2s)/s^3, w = s^2", atanh_tail, mpf(0), mpf(1) / 9, (), None, 9),
 ]
@@ -289,6 +298,7 @@ def around(centres: Sequence[float], steps: int = 1) -> list[float]:
 def write_vectors() -> None:
     """Write vectors.csv: function, bits of x, k, bits of the nearest double, remainder in 2^-16 ulp."""
     rng = random.Random(20240229)
+    late = random.Random(20240301)  # what came later leaves the points of the others where they were
     ln2 = float(mp.ln2)
     edge = [2.0**0.5, 0.5**0.5, 2.0**0.5 / 4, 2.0**10.5]
     half_steps = [(n + 0.5) * ln2 for n in (-1074, -1022, -300, -3, -2, -1, 0, 1, 2, 60, 1022)]
@@ -352,6 +362,11 @@ def write_vectors() -> None:
             + uniform(rng, -70.0, -1.0, 40)
             + [-1e300, 709.5],
         ),
+        "js_far": (
+            js_far,
+            uniform(late, 1.0, 3.0, 150) + uniform(late, 3.0, 60.0, 150) + around([3.0], 2) + [1.0, 60.0],
+        ),
+        "exp_minus": (lambda x: mp.exp(-x), uniform(late, 0.0, 60.0, 200) + scales(late, -60, 5, 30) + [0.0, 60.0]),
     }
     rows = []
     for name, (function, xs) in points.items():

@@ -57,8 +57,36 @@ pub trait Math: Element {
     /// of two masses whose logarithms differ by x, per unit of the larger.
     fn js_log<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;
 
+    /// G(x), the same, for 1 ≤ x ≤ 3, where the formula as it stands cancels up to six-fold.
+    fn js_middle<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;
+
     /// [(1 + z) ln(1 + z) + (1 − z) ln(1 − z)] / z² as a function of w = z², 0 ≤ w ≤ ¼.
     fn js_lin<S: Simd>(s: S, w: V<S, Self>) -> V<S, Self>;
+
+    /// e^−x for x ≥ 0, up to infinity; from 60 on, far below the last bit of what it is added to, that of 60.
+    #[inline(always)]
+    fn exp_minus<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self> {
+        let most = splat::<S, Self>(s, 60.0);
+        let x = x.simd_gt(most).select(most, x);
+        let shift = splat::<S, Self>(s, Self::MAGIC.to_f64() + Self::EXP_BIAS.to_f64());
+        let n = fma(x, splat::<S, Self>(s, -std::f64::consts::LOG2_E), shift);
+        let k = n - shift;
+        let r = fma(k, splat::<S, Self>(s, -Self::LN2_HI.to_f64()), -x);
+        let r = fma(k, splat::<S, Self>(s, -Self::LN2_LO.to_f64()), r);
+        Self::exp_reduced(s, r) * Self::pow2_of_magic(s, n)
+    }
+
+    /// G(x) of [`js_log`](Math::js_log) for x ≥ 1, up to infinity, from x and t = e^−x.
+    #[inline(always)]
+    fn js_far<S: Simd>(s: S, x: V<S, Self>, t: V<S, Self>) -> V<S, Self> {
+        let most = splat::<S, Self>(s, 60.0);
+        let middle = x.simd_le(splat::<S, Self>(s, 3.0));
+        let x = x.simd_gt(most).select(most, x);
+        let ln_1p = t + Self::ln_tail(s, t);
+        let apart = splat::<S, Self>(s, std::f64::consts::LN_2) - ln_1p;
+        let far = fma(splat::<S, Self>(s, 1.0) + t, apart, -(t * x)) * splat::<S, Self>(s, 0.5);
+        middle.select(Self::js_middle(s, x), far)
+    }
 
     /// ln(1 + f) − f on the interval of `ln_split`, relatively exact down to the smallest f whose square is normal.
     #[inline(always)]

@@ -10,6 +10,8 @@
 //! | `ln`, `ln_or_zero` | 9 | x > 0, subnormal too | 1 | 0.841 | 0.706419766 |
 //! | `phi` | 7 | abs(d) ≤ 1 | 2 | 0.854 | −0.999790907 |
 //! | `js_log` | 6 | 0 ≤ x ≤ 1 | 2 | 0.815 | 0.997039080 |
+//! | `js_far` | 8 | 1 ≤ x ≤ 60 | 2 | 1.895 | 3.01188588 |
+//! | `exp_minus` | 6 | 0 ≤ x ≤ 60 | 1 | 0.899 | 5.85774755 |
 //! | `js_lin` | 5 | 0 ≤ w ≤ ¼ | 2 | 0.541 | 0.249950483 |
 
 use super::coefficients::*;
@@ -75,6 +77,11 @@ impl Math for f32 {
     }
 
     #[inline(always)]
+    fn js_middle<S: Simd>(s: S, x: V<S, f32>) -> V<S, f32> {
+        horner::<S, f32, _>(s, x - f32x16::splat(s, 2.0), &JS_MIDDLE_F32)
+    }
+
+    #[inline(always)]
     fn js_lin<S: Simd>(s: S, w: V<S, f32>) -> V<S, f32> {
         horner::<S, f32, _>(s, w, &JS_LIN_F32)
     }
@@ -92,6 +99,8 @@ mod tests {
     op!(LnOrZero: f32, s, x => f32::ln_or_zero(s, x));
     op!(Phi: f32, s, d => f32::phi(s, d));
     op!(JsLog: f32, s, x => f32::js_log(s, x));
+    op!(JsFar: f32, s, x => f32::js_far(s, x, f32::exp_minus(s, x)));
+    op!(ExpMinus: f32, s, x => f32::exp_minus(s, x));
     op!(JsLin: f32, s, w => f32::js_lin(s, w));
     op!(Split: f32, s, x => {
         let (k, f) = f32::ln_split(s, x);
@@ -132,6 +141,12 @@ mod tests {
         0.5 * (1.0 + (-x).exp()) * (y * y.tanh() - ln_cosh) / (x * x)
     }
 
+    /// Without cancellation to speak of in double precision.
+    fn js_far(x: f64) -> f64 {
+        let t = (-x).exp();
+        0.5 * ((1.0 + t) * (std::f64::consts::LN_2 - t.ln_1p()) - t * x)
+    }
+
     fn js_lin(w: f64) -> f64 {
         if w < 1e-9 {
             return 1.0 + w / 6.0;
@@ -158,6 +173,9 @@ mod tests {
     const LN: Case = Case { name: "ln", bound: 1.0, truth: f64::ln, top: f32::MAX, bottom: -1.0, least: 1e-45 };
     const PHI: Case = Case { name: "phi", bound: 2.0, truth: phi, top: 1.0, bottom: 1.0, least: 0.0 };
     const JS_LOG: Case = Case { name: "js_log", bound: 2.0, truth: js_log, top: 1.0, bottom: -1.0, least: 0.0 };
+    const JS_FAR: Case = Case { name: "js_far", bound: 2.0, truth: js_far, top: 60.0, bottom: -1.0, least: 1.0 };
+    const EXP_MINUS: Case =
+        Case { name: "exp_minus", bound: 1.0, truth: |x| (-x).exp(), top: 60.0, bottom: -1.0, least: 0.0 };
     const JS_LIN: Case = Case { name: "js_lin", bound: 2.0, truth: js_lin, top: 0.25, bottom: -1.0, least: 0.0 };
 
     fn sweep<O: Op<f32>>(case: &Case, step: usize, every_level: bool) {
@@ -190,6 +208,8 @@ mod tests {
         sweep::<Ln>(&LN, step, every_level);
         sweep::<Phi>(&PHI, step, every_level);
         sweep::<JsLog>(&JS_LOG, step, every_level);
+        sweep::<JsFar>(&JS_FAR, step, every_level);
+        sweep::<ExpMinus>(&EXP_MINUS, step, every_level);
         sweep::<JsLin>(&JS_LIN, step, every_level);
     }
 

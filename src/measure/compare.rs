@@ -4,7 +4,7 @@
 use super::cross_entropy::expected;
 use super::entropy::mass;
 use super::frame::{DOUBLED, LOG, Scale, gap, gap_anywhere, ln_over_top, phi_doubled};
-use super::js::{exp_minus, js_far, regapped};
+use super::js::regapped;
 use crate::math::{Math, wide};
 use crate::rows::{Done, Measure, Part, Terms};
 use crate::simd::*;
@@ -228,8 +228,7 @@ impl<E: Math> Compare<E> {
             let backward = near.select(q * phi_doubled::<S, E>(s, -d), (p - q) + drift(q));
             let forward = no_q.select(infinity, no_p.select(q, forward));
             let backward = no_p.select(infinity, no_q.select(p, backward));
-            let far_terms =
-                [forward, backward, js_far::<S, E>(s, size, exp_minus::<S, E>(s, size)), (q - p).abs() * half];
+            let far_terms = [forward, backward, E::js_far(s, size, E::exp_minus(s, size)), (q - p).abs() * half];
             apart = far.select(q - p, apart);
             for (term, far_term) in terms.iter_mut().zip(far_terms) {
                 *term = far.select(far_term, *term);

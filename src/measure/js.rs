@@ -106,10 +106,14 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
             let head = a.hi / b.hi;
             let rest = (fma(-head, b.hi, a.hi) + fma(-head, b.lo, a.lo)) / b.hi;
             let short = E::head(head);
-            (short, (head - short) + rest)
+            [short, (head - short) + rest]
         };
-        let p_larger = (p.hi - q.hi + (p.lo - q.lo)).simd_ge(zero);
-        let (up, down) = (ratio(p, q), ratio(q, p));
+        let difference = p.hi - q.hi + (p.lo - q.lo);
+        let (p_larger, equal) = (difference.simd_ge(zero), difference.simd_eq(zero));
+        // Equal totals may be cut into head and tail differently: no ratio is taken of them, nor the total of one.
+        let exactly = |[head, tail]: [W<S>; 2]| (equal.select(one, head), equal.select(zero, tail));
+        let (up, down) = (exactly(ratio(p, q)), exactly(ratio(q, p)));
+        let total = p_larger.select(p.value(s), q.value(s));
         Done {
             value: [W::splat(s, f64::NAN)],
             mass: [x, y],
@@ -120,7 +124,7 @@ impl<E: Math> Measure<E, 2, 5, 3, 1> for JsLin {
                 p_larger.select(zero, down.1),
                 p_larger.select(up.0, one),
                 p_larger.select(up.1, zero),
-                p_larger.select(p.value(s), q.value(s)),
+                equal.select(both.value(s) * 0.5, total),
             ],
         }
     }
@@ -192,8 +196,8 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
         // (q − p)/M
         let mut rise = fma(-u * u, E::phi(s, -u), u);
         if CAREFUL {
-            let t = exp_minus::<S, E>(s, u);
-            js = far.select(js_far::<S, E>(s, u, t), js);
+            let t = E::exp_minus(s, u);
+            js = far.select(E::js_far(s, u, t), js);
             rise = far.select(one - t, rise);
         }
         ([x + m * js, y + larger_b.select(m * rise, -(m * rise)), z], far)
@@ -250,26 +254,4 @@ pub(super) fn regapped<S: Simd, E: Math>(s: S, scale: Scale<E>, at: [W<S>; 4], r
     let (sum, rest) = two_sum(at[2], tail);
     let head = E::head(sum);
     [at[0] * (half + 1.0), at[1] * (-half + 1.0), head, (sum - head) + (rest + error)]
-}
-
-/// e^{−x} for x ≥ 0, up to infinity; from 60 on, far below the last bit of what it is added to, that of 60.
-#[inline(always)]
-pub(super) fn exp_minus<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
-    let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
-    let x = x.simd_gt(splat(60.0)).select(splat(60.0), x);
-    let shift = splat(E::MAGIC.to_f64() + E::EXP_BIAS.to_f64());
-    let n = fma(x, splat(-std::f64::consts::LOG2_E), shift);
-    let k = n - shift;
-    let r = fma(k, splat(-E::LN2_HI.to_f64()), -x);
-    let r = fma(k, splat(-E::LN2_LO.to_f64()), r);
-    E::exp_reduced(s, r) * E::pow2_of_magic(s, n)
-}
-
-/// ½[(1 + t)(ln 2 − ln(1 + t)) − t·x], t = e^{−x}, for x ≥ 1, up to infinity.
-#[inline(always)]
-pub(super) fn js_far<S: Simd, E: Math>(s: S, x: V<S, E>, t: V<S, E>) -> V<S, E> {
-    let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
-    let x = x.simd_gt(splat(60.0)).select(splat(60.0), x);
-    let ln_1p = t + E::ln_tail(s, t);
-    fma(splat(1.0) + t, splat(std::f64::consts::LN_2) - ln_1p, -(t * x)) * splat(0.5)
 }

@@ -352,8 +352,9 @@ impl Input<'_> {
             }
             return staged;
         }
-        if !contiguous && count == lanes && self.mask.is_none() && offsets.step == Some(self.dtype.size() as isize) {
-            // Columns of another dtype: a class of LANES rows is a run.
+        let by_row = self.mask.is_some() || matches!(self.map, Map::Divide(_));
+        if !contiguous && count == lanes && !by_row && offsets.step == Some(self.dtype.size() as isize) {
+            // Columns of another dtype: a class of LANES rows is a run. A mask or an origin belongs to one row.
             let run = Input { class_stride: self.dtype.size() as isize, ..*self };
             for i in 0..classes {
                 let from = at(0).0 + i as isize * self.class_stride;
