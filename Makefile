@@ -41,6 +41,7 @@ bench:
 	$(PYTHON) benches/peers.py
 	$(PYTHON) benches/gibbs.py
 	$(PYTHON) benches/memory.py
+	$(PYTHON) benches/frames.py
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
         raise TypeError(f"{name} is a masked array: pass its data, and its mask inverted as where= or rows=")
     if isinstance(obj, np.ndarray):
         return np.asarray(obj)
+    if (frame := _pandas_frame(obj)) is not None:
+        return frame
     if isinstance(obj, (str, bytes)) or obj is None:
         raise TypeError(f"{name} must be an array of numbers, got {type(obj).__name__}")
     try:
@@ -44,3 +47,13 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
     if array.dtype == object:
         raise TypeError(f"{name} must be an array of numbers, got {type(obj).__name__} (dtype object)")
     return array
+
+
+def _pandas_frame(obj: Any) -> NDArray[Any] | None:
+    """Give the values of a data frame, also of nullable and of Arrow's columns; None for anything else."""
+    pandas = sys.modules.get("pandas")
+    if pandas is None or not isinstance(obj, pandas.DataFrame):
+        return None
+    from kullback._frames import values_of
+
+    return values_of(obj)

@@ -16,7 +16,7 @@ from kullback._values import Numbers
 if TYPE_CHECKING:
     from kullback._compare import Comparison
 
-__all__ = ["Call", "column_of", "groups_of", "numbers_of"]
+__all__ = ["Call", "column_of", "groups_of", "numbers_of", "values_of"]
 
 _SHOWN = 5
 """Labels that a message spells out."""
@@ -25,6 +25,29 @@ _STAGED_BYTES = 2 << 20
 """Bytes of a frame's rows that are brought together at once where they do not lie side by side in memory."""
 
 _Kernel = Callable[..., Any]
+
+
+def values_of(frame: pd.DataFrame) -> NDArray[Any]:
+    """Give all values of a frame of numbers, as they lie in memory where they are one block.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of any number of columns, also nullable or Arrow's; missing values are NaN.
+
+    Returns
+    -------
+    ndarray
+        Of shape (rows, columns).
+
+    Raises
+    ------
+    TypeError
+        If a column does not hold numbers.
+    """
+    operand = _Operand(frame, np.arange(frame.shape[1]), "column")
+    whole = operand.whole()
+    return operand.block(0, len(frame)) if whole is None else whole
 
 
 class _Operand:

@@ -163,7 +163,11 @@ def _facts(summary: _Summary) -> list[tuple[str, list[str]]]:
 
 def _each_fact(summary: _Summary) -> Iterator[tuple[str, list[str]]]:
     if summary.get("same_top"):
-        yield "same top-1", [_percent(summary["same_top"], "share", "se")]
+        shares = [_percent(summary["same_top"], "share", "se")]
+        if summary.get("top_k"):
+            overlaps = [f"top-{k} {_percent(values, 'share', 'se')}" for k, values in summary["top_k"].items()]
+            shares += [f"overlap of {' · '.join(overlaps[i : i + 2])}" for i in range(0, len(overlaps), 2)]
+        yield "same top-1", shares
     if summary.get("perplexity"):
         values = summary["perplexity"]
         both = " → ".join(_with_error(values, name, f"{name}_se") for name in ("base", "other"))
@@ -180,6 +184,10 @@ def _each_fact(summary: _Summary) -> Iterator[tuple[str, list[str]]]:
                 f"0.1 … 99.9 %: {low} … {high} %   range {least} … {most} %",
             ],
         )
+    if summary.get("tail"):
+        tail = summary["tail"]
+        labels = f"   labels in it {_count(tail['labels'])}" if tail.get("labels") is not None else ""
+        yield "tail", [f"mean mass {_number(tail['mean'])}   largest {_number(tail['max'])}{labels}"]
     entropies = [
         f"{word} {_with_error(summary[name], 'mean', 'se')}" for name, word in _ENTROPIES.items() if summary.get(name)
     ]
@@ -197,6 +205,8 @@ def _notes(summary: _Summary) -> list[str]:
     rank_error = max((values.get("rank_error") or 0.0 for values in quantities), default=0.0)
     if rank_error > 0:
         notes.append(f"percentiles from a histogram, their ranks off by {_number(rank_error, 100.0, 2)} % at most")
+    if summary.get("tail"):
+        notes.append("what llama.cpp clamps is one class, the tail: divergences are lower bounds")
     infinite = summary["rows"].get("kl_inf")
     if infinite:
         notes.append(

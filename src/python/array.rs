@@ -1,4 +1,4 @@
-//! Arrays in and out, of every kind. Only here and in `exchange` are they taken apart into pointers, shapes and
+//! Arrays in and out, of every kind. Only here, in `exchange` and in `arrow` are they taken apart into pointers, shapes and
 //! strides; every element that the kernels read or write is one that the array's library says is there.
 //!
 //! An argument comes in by the first door of [`DOORS`] that knows it, and its [`Kind`] is what the result goes out as.
@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
+use super::arrow::arrow;
 use super::exchange::{Fresh, Table, dlpack, exchanged};
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
@@ -20,7 +21,7 @@ use crate::rows::Dtype;
 type Door = for<'py> fn(&str, &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>>;
 
 /// The ways in for what is not exactly an ndarray, in the order in which they are tried.
-const DOORS: [Door; 3] = [exchanged, dlpack, coerced];
+const DOORS: [Door; 4] = [exchanged, arrow, dlpack, coerced];
 
 /// What an argument is, and so what its caller gets back.
 #[derive(Clone)]

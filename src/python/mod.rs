@@ -1,6 +1,7 @@
 //! The Python module `kullback._core`. Bindings only translate: parse, borrow, allocate, detach, call, return.
 
 mod array;
+mod arrow;
 mod compare;
 mod elementwise;
 mod exact_sum;

@@ -1,8 +1,10 @@
 """Files of rows: what is in them, blocks of their rows, and files of results."""
 
+from kullback._files.llama import Packed, PackedRows, tail_mass
 from kullback._files.rows import Rows, open_rows
 from kullback._files.select import EXTENSIONS, list_tensors, pair_matrices, select_aligned, select_matrices
 from kullback._files.tensor import FileError, Tensor
+from kullback._files.topk import Position, is_topk, read_topk
 from kullback._files.writers import OUT_EXTENSIONS, AtomicFile, RowWriter, WriteError, open_writer
 
 __all__ = [
@@ -10,14 +12,20 @@ __all__ = [
     "OUT_EXTENSIONS",
     "AtomicFile",
     "FileError",
+    "Packed",
+    "PackedRows",
+    "Position",
     "RowWriter",
     "Rows",
     "Tensor",
     "WriteError",
+    "is_topk",
     "list_tensors",
     "open_rows",
     "open_writer",
     "pair_matrices",
+    "read_topk",
     "select_aligned",
     "select_matrices",
+    "tail_mass",
 ]

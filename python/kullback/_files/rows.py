@@ -17,7 +17,9 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kullback._files.llama import Packed, PackedRows
 from kullback._files.npy import read_header
+from kullback._files.tables import Columns, TableRows
 from kullback._files.tensor import FileError, Tensor
 
 __all__ = ["Rows", "open_rows"]
@@ -62,6 +64,10 @@ def open_rows(tensor: Tensor, axis: int | None) -> Rows:
     try:
         if isinstance(tensor.place, int):
             return MappedRows(tensor, tensor.place, axis)
+        if isinstance(tensor.place, Columns):
+            return TableRows(tensor, tensor.place, axis)
+        if isinstance(tensor.place, Packed):
+            return PackedRows(tensor, tensor.place, axis)
         if last and not tensor.fortran:
             return InflatedRows(tensor, tensor.place, axis)
         return _spooled(tensor, tensor.place, axis)

@@ -1,4 +1,4 @@
-"""From what the user typed to the arrays meant: ``PATH``, ``PATH::TENSOR``, a folder, a glob, a shard index."""
+"""From what the user typed to the arrays meant: ``PATH``, ``PATH::TENSOR``, a folder, a glob, an index, columns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from kullback._files.llama import is_llama, list_llama
 from kullback._files.npy import list_npy, list_npz
 from kullback._files.safetensors import list_safetensors, list_shards
+from kullback._files.tables import TABLES, list_table
 from kullback._files.tensor import FileError, Tensor
 
 __all__ = ["EXTENSIONS", "list_tensors", "pair_matrices", "select_aligned", "select_matrices"]
@@ -21,6 +23,7 @@ _READERS: dict[str, Callable[[Path], list[Tensor]]] = {
     ".npz": list_npz,
     ".safetensors": list_safetensors,
     ".safetensors.index.json": list_shards,
+    **dict.fromkeys(TABLES, list_table),
 }
 
 EXTENSIONS = tuple(_READERS)
@@ -30,13 +33,15 @@ _LISTED = 8
 """Arrays that an error message spells out."""
 
 
-def list_tensors(spec: str) -> list[Tensor]:
+def list_tensors(spec: str, columns: Sequence[str] | None = None) -> list[Tensor]:
     """List every array of a file, folder, glob or shard index, in natural order.
 
     Parameters
     ----------
     spec : str
-        ``PATH`` or ``PATH::TENSOR``; the latter keeps the one array.
+        ``PATH`` or ``PATH::TENSOR``; the latter keeps the one array, of several files each file's.
+    columns : sequence of str, optional
+        Columns of a table, or patterns of them, that are the classes of one matrix.
 
     Returns
     -------
@@ -50,7 +55,7 @@ def list_tensors(spec: str) -> list[Tensor]:
     """
     pattern, name = _split(spec)
     files = _files(pattern)
-    tensors = [tensor for file in files for tensor in _list_file(file)]
+    tensors = [tensor for file in files for tensor in _list_file(file, columns)]
     counts = Counter(tensor.name for tensor in tensors)
     tensors = sorted(
         (replace(tensor, alias=_alias(tensor)) if counts[tensor.name] > 1 else tensor for tensor in tensors),
@@ -58,7 +63,7 @@ def list_tensors(spec: str) -> list[Tensor]:
     )
     if name is None:
         return tensors
-    chosen = [tensor for tensor in tensors if tensor.name == name]
+    chosen = [tensor for tensor in tensors if name in (tensor.name, tensor.key)]
     if not chosen:
         raise FileError(f"{pattern}: has no array {name!r}; it has {_spelled(tensors)}")
     return chosen
@@ -93,23 +98,30 @@ def _files(pattern: str) -> list[Path]:
     return sorted(found, key=lambda file: _natural(str(file)))
 
 
-def _list_file(path: Path) -> list[Tensor]:
-    for ending, read in _READERS.items():
-        if path.name.endswith(ending):
-            try:
+def _list_file(path: Path, columns: Sequence[str] | None) -> list[Tensor]:
+    try:
+        if path.suffix in TABLES:
+            return list_table(path, columns)
+        if columns is not None:
+            raise FileError(f"{path}: --columns is for tables: {_or(TABLES)}")
+        for ending, read in _READERS.items():
+            if path.name.endswith(ending):
                 return read(path)
-            except OSError as error:
-                raise FileError(f"{path}: {error.strerror or error}") from error
-    raise FileError(f"{path}: unknown kind of file; read are {_or(EXTENSIONS)}")
+        # llama.cpp leaves the name to its user, and marks the file.
+        if is_llama(path):
+            return list_llama(path)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+    raise FileError(f"{path}: unknown kind of file; read are {_or(EXTENSIONS)} and llama.cpp's KL base files")
 
 
-def select_matrices(spec: str) -> list[Tensor]:
+def select_matrices(spec: str, columns: Sequence[str] | None = None) -> list[Tensor]:
     """Choose the matrices of rows: floating arrays of two or more axes, integer ones where there is no floating one.
 
     Parameters
     ----------
-    spec : str
-        What `list_tensors` takes.
+    spec, columns
+        What `list_tensors` takes; with columns, only the matrix that they make.
 
     Returns
     -------
@@ -121,7 +133,13 @@ def select_matrices(spec: str) -> list[Tensor]:
     FileError
         If there is none; the message lists what there is.
     """
-    tensors = list_tensors(spec)
+    tensors = list_tensors(spec, columns)
+    if columns is not None:
+        first: dict[Path, Tensor] = {}
+        for tensor in tensors:
+            if len(tensor.shape) == 2 and (not tensor.key or tensor.key in columns):
+                first.setdefault(tensor.path, tensor)
+        tensors = list(first.values())
     wide = [tensor for tensor in tensors if len(tensor.shape) >= 2]
     matrices = [tensor for tensor in wide if tensor.is_float] or [tensor for tensor in wide if tensor.is_integer]
     if not matrices:
@@ -129,15 +147,22 @@ def select_matrices(spec: str) -> list[Tensor]:
     return matrices
 
 
-def pair_matrices(base: str, other: str) -> list[tuple[Tensor, Tensor]]:
+def pair_matrices(base: str, other: str, columns: Sequence[str] | None = None) -> list[tuple[Tensor, Tensor]]:
     """Pair up the matrices of two inputs: one with one whatever their names, several by equal names.
+
+    Parameters
+    ----------
+    base, other : str
+        What `list_tensors` takes.
+    columns : sequence of str, optional
+        The columns of tables that make the rows of either.
 
     Raises
     ------
     FileError
         If names are left without a partner; the message lists them.
     """
-    left, right = select_matrices(base), select_matrices(other)
+    left, right = select_matrices(base, columns), select_matrices(other, columns)
     if len(left) == len(right) == 1:
         return [(left[0], right[0])]
     partners = {tensor.name: tensor for tensor in right}
@@ -149,15 +174,17 @@ def pair_matrices(base: str, other: str) -> list[tuple[Tensor, Tensor]]:
     )
 
 
-def select_aligned(spec: str, names: Sequence[str], what: str, accepted: Callable[[Tensor], bool]) -> list[Tensor]:
+def select_aligned(
+    spec: str, matrices: Sequence[Tensor], what: str, accepted: Callable[[Tensor], bool]
+) -> list[Tensor]:
     """Choose the arrays of one number a row that go with the matrices.
 
     Parameters
     ----------
     spec : str
         What `list_tensors` takes.
-    names : sequence of str
-        Names of the matrices, which several arrays must share.
+    matrices : sequence of Tensor
+        What they go with: several arrays must have their names, or lie one in each of files with their files' names.
     what : str
         What the array is, for messages.
     accepted : callable
@@ -166,7 +193,7 @@ def select_aligned(spec: str, names: Sequence[str], what: str, accepted: Callabl
     Returns
     -------
     list of Tensor
-        One for all rows, or one for each name.
+        One for all rows, or one for each matrix.
 
     Raises
     ------
@@ -178,8 +205,12 @@ def select_aligned(spec: str, names: Sequence[str], what: str, accepted: Callabl
     if len(found) == 1:
         return found
     by_name = {tensor.name: tensor for tensor in found}
-    if found and all(name in by_name for name in names):
-        return [by_name[name] for name in names]
+    if found and all(matrix.name in by_name for matrix in matrices):
+        return [by_name[matrix.name] for matrix in matrices]
+    by_file = {tensor.path.stem: tensor for tensor in found}
+    files = [matrix.path.stem for matrix in matrices]
+    if len(by_file) == len(found) == len(set(files)) == len(files) and all(file in by_file for file in files):
+        return [by_file[file] for file in files]
     if not found:
         raise FileError(f"{spec}: has no array that can be {what}; it has {_spelled(tensors)}")
     raise FileError(f"{spec}: which array is {what}? choose one with PATH::TENSOR of {_spelled(found)}")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from kullback._files.llama import Packed
+    from kullback._files.tables import Columns
 
 __all__ = ["FileError", "Tensor", "bfloat16"]
 
@@ -28,8 +32,9 @@ class Tensor:
         Its name inside the file; empty where a file holds a single array.
     shape, dtype
         As stored. bfloat16 is the dtype of ``ml_dtypes``.
-    place : int or str
-        Byte position of the first element, or the name of a compressed archive member.
+    place : int, str, Columns or Packed
+        Byte position of the first element, the name of a compressed archive member, columns of a table, or rows packed
+        as llama.cpp does.
     fortran : bool
         The first axis runs fastest.
     alias : str
@@ -40,7 +45,7 @@ class Tensor:
     key: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    place: int | str
+    place: int | str | Columns | Packed
     fortran: bool = False
     alias: str = ""
 

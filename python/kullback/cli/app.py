@@ -27,8 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Entropies and divergences of rows of logits or probabilities in files, whatever their size.",
-    epilog="Files: .npy, .npz, .safetensors. Exit status: 0; 1 bad data; 2 usage; 3 finished, with invalid rows; "
-    "4 a --fail-if held; 130 interrupted.",
+    epilog="Files: .npy, .npz, .safetensors, .parquet, .arrow, .feather, .csv, KL base files of llama.cpp; compare: "
+    ".jsonl of the k best tokens. "
+    "Exit status: 0; 1 bad data; 2 usage; 3 finished, with invalid rows; 4 a --fail-if held; 130 interrupted.",
 )
 
 
@@ -38,6 +39,15 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     markdown = "markdown"
+
+
+class ComparisonFormat(StrEnum):
+    """Forms of the summary of a comparison."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+    llama = "llama"
 
 
 class OnInvalid(StrEnum):
@@ -106,9 +116,16 @@ def _installed(package: str) -> bool:
 Given = Annotated[
     str, typer.Option(metavar="G[,G]", help="Space of the rows: probs, counts, log_probs, logits; two for a pair.")
 ]
+TableColumns = Annotated[
+    str | None,
+    typer.Option(metavar="C,C…", help="Columns of a table that are the classes of a row, or patterns such as 'p_*'."),
+]
 Axis = Annotated[int, typer.Option(help="Axis of the classes.")]
 Temperature = Annotated[float, typer.Option(callback=_positive, help="Divides logits.")]
 NumClasses = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N classes of each row.")]
+TopK = Annotated[
+    str | None, typer.Option(metavar="K,K…", help="Overlap of the K best classes of both models, as 1,5,10.")
+]
 IgnoreIndex = Annotated[int, typer.Option(help="Rows with this label are left out of everything.")]
 LabelFile = Annotated[str | None, typer.Option(metavar="F", help="The label of each row.")]
 TokenFile = Annotated[
@@ -145,6 +162,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE", help="PATH, PATH::TENSOR, a folder, a glob or a shard index.")],
     other: Annotated[str, typer.Argument(metavar="OTHER", help="The same rows from another model.")],
+    columns: TableColumns = None,
     labels: LabelFile = None,
     tokens: TokenFile = None,
     mask: MaskFile = None,
@@ -154,9 +172,12 @@ def compare(
     temperature: Temperature = 1.0,
     num_classes: NumClasses = None,
     ignore_index: IgnoreIndex = -100,
+    top_k: TopK = None,
     on_invalid: Invalid = OnInvalid.nan,
     no_check: NoCheck = False,
-    form: Form = Format.table,
+    form: Annotated[
+        ComparisonFormat, typer.Option("--format", help="Form of the summary; llama: as llama.cpp prints it.")
+    ] = ComparisonFormat.table,
     as_json: Json = False,
     out: Out = None,
     plot: Plot = None,
@@ -165,17 +186,27 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare two models' outputs on the same rows: KL both ways, JS, total variation, agreement, perplexities, Δp."""
+    from kullback._files import is_topk
     from kullback.cli.compare import Request, compare_files, summary_names
 
     _exclusive("--labels", labels, "--tokens", tokens)
+    if is_topk(base) and is_topk(other):
+        used: dict[str, object] = {"--labels": labels, "--tokens": tokens, "--mask": mask, "--groups": groups}
+        used |= {"--out": out, "--plot": plot, "--columns": columns, "--num-classes": num_classes}
+        used |= {"--top-k": top_k}
+        _compare_topk(base, other, used, fail_if, Format.json if as_json else form, threads)
+        return
     spaces = _spaces(given, 2)
-    conditions = _conditions(fail_if, summary_names(labelled=labels is not None or tokens is not None))
+    ks = _counts(top_k)
+    labelled = labels is not None or tokens is not None
+    conditions = _conditions(fail_if, summary_names(labelled=labelled, top_k=ks))
     _spare_inputs({"--out": out, "--plot": plot}, [base, other, labels, tokens, mask, groups])
     with reporting():
         document = compare_files(
             Request(
                 base=base,
                 other=other,
+                columns=_names(columns),
                 labels=labels,
                 tokens=tokens,
                 mask=mask,
@@ -188,12 +219,37 @@ def compare(
                 on_invalid="nan" if on_invalid is OnInvalid.nan else "raise",
                 check=not no_check,
                 out=out,
+                top_k=ks,
                 plot=plot,
+                llama=form is ComparisonFormat.llama,
                 threads=threads,
                 quiet=quiet,
             )
         )
         _show(document, Format.json if as_json else form)
+    _finish(document, conditions)
+
+
+def _compare_topk(
+    base: str,
+    other: str,
+    used: dict[str, object],
+    fail_if: list[str] | None,
+    form: Format | ComparisonFormat,
+    threads: int | None,
+) -> None:
+    """Compare dumps, for which the options `used` say nothing."""
+    from kullback.cli.topk import Request, compare_topk, summary_names
+
+    for option, value in used.items():
+        if value is not None:
+            raise typer.BadParameter("is not for dumps of the k best tokens", param_hint=f"'{option}'")
+    if form is ComparisonFormat.llama:
+        raise typer.BadParameter("llama needs all tokens, these are the k best", param_hint="'--format'")
+    conditions = _conditions(fail_if, summary_names())
+    with reporting():
+        document = compare_topk(Request(base=base, other=other, threads=threads))
+        _show(document, form)
     _finish(document, conditions)
 
 
@@ -211,6 +267,7 @@ def score(
         list[Measure] | None,
         typer.Option(help="What to compute, once or more; default: entropy, and nll if there are labels."),
     ] = None,
+    columns: TableColumns = None,
     labels: LabelFile = None,
     tokens: TokenFile = None,
     mask: MaskFile = None,
@@ -245,6 +302,7 @@ def score(
             Request(
                 file=file,
                 measures=tuple(dict.fromkeys(measures)),
+                columns=_names(columns),
                 labels=labels,
                 tokens=tokens,
                 mask=mask,
@@ -287,6 +345,24 @@ def info(form: Form = Format.table, as_json: Json = False) -> None:
         _show(collect_info(), Format.json if as_json else form)
 
 
+def _counts(top_k: str | None) -> tuple[int, ...]:
+    """Read ``K,K``."""
+    words = [] if top_k is None else [word.strip() for word in top_k.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise typer.BadParameter(f"{top_k!r} is not a list of numbers >= 1, as 1,5,10", param_hint="'--top-k'")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def _names(columns: str | None) -> tuple[str, ...] | None:
+    """Read ``C,C``."""
+    if columns is None:
+        return None
+    names = tuple(name.strip() for name in columns.split(",") if name.strip())
+    if not names:
+        raise typer.BadParameter("names no column", param_hint="'--columns'")
+    return names
+
+
 def _exclusive(first: str, first_value: object, second: str, second_value: object) -> None:
     if first_value is not None and second_value is not None:
         raise typer.BadParameter(f"use {first} or {second}, not both", param_hint=f"'{second}'")
@@ -319,7 +395,7 @@ def _spare_inputs(outputs: dict[str, Path | None], inputs: list[str | None]) -> 
                 raise typer.BadParameter(f"{path} is one of the inputs", param_hint=f"'{option}'")
 
 
-def _show(document: dict[str, Any], form: Format) -> None:
+def _show(document: dict[str, Any], form: Format | ComparisonFormat) -> None:
     from kullback.cli.render import render
 
     if hasattr(sys.stdout, "reconfigure"):

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 import kullback
 from kullback import _core
 from kullback._accumulate import COLUMNS, LABELLED, Accumulator
-from kullback._files import AtomicFile, FileError, pair_matrices
+from kullback._files import AtomicFile, FileError, Packed, pair_matrices
 from kullback._plot import Histograms
+from kullback.cli.buckets import Tail, bucketed, has_tail, known_columns, labels_in_tail, spaces_of
 from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, Part, described, parts
+from kullback.cli.llama import LlamaStatistics
+from kullback.cli.overlap import Overlap
 from kullback.cli.scan import Options, Selection, result_dtype, scan
 
 __all__ = ["Request", "compare_files", "summary_names"]
@@ -31,7 +34,9 @@ class Request(Options):
     base: str
     other: str
     given: tuple[Space, Space]
+    top_k: tuple[int, ...]
     plot: Path | None
+    llama: bool
 
 
 def compare_files(request: Request) -> dict[str, Any]:
@@ -52,25 +57,37 @@ def compare_files(request: Request) -> dict[str, Any]:
     FileError, WriteError
         If an input cannot be read as asked, or a result cannot be written.
     """
-    every = parts(pair_matrices(request.base, request.other), request.axis)
+    every = parts(pair_matrices(request.base, request.other, request.columns), request.axis)
     _check_classes(every, request.num_classes)
     selection = Selection(every, request)
+    spaces = [spaces_of(part, request.given, request.temperature) for part in every]
     if request.check:
-        for part in every:
-            for tensor, given in zip(part.tensors, request.given, strict=True):
-                check_space(tensor, part.axis, given, request.num_classes)
+        for part, of_part in zip(every, spaces, strict=True):
+            for tensor, given in zip(part.tensors, of_part, strict=True):
+                if not isinstance(tensor.place, Packed):
+                    check_space(tensor, part.axis, given, request.num_classes)
+    if request.llama and selection.labels is None:
+        raise FileError(f"{request.base}: --format llama needs the tokens that follow: --labels or --tokens")
 
     names = _columns(labelled=selection.labels is not None)
+    tail = Tail() if has_tail(every) else None
+    total = sum(part.rows for part in every)
+    llama = LlamaStatistics(total) if request.llama else None
+    if request.top_k:
+        _check_top_k(every, request)
+    overlap = Overlap(request.top_k, total) if request.top_k else None
 
     def kernel(
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
-        base, other = block.matrices
-        return _core.compare_columns(
-            base,
-            other,
+        given = spaces[block.index]
+        has_unknown = any(clamped is not None for clamped in block.clamped)
+        matrices, mass = bucketed(block, given) if has_unknown else (block.matrices, None)
+        columns, status = _core.compare_columns(
+            matrices[0],
+            matrices[1],
             labels,
-            given=request.given,
+            given=(given[0], given[1]),
             temperature=request.temperature,
             rows=mask,
             ignore_index=request.ignore_index,
@@ -78,15 +95,25 @@ def compare_files(request: Request) -> dict[str, Any]:
             on_invalid=request.on_invalid,
             threads=request.threads,
         )
+        if tail is not None and mass is not None:
+            known_columns(block, given, labels, columns, status == 0)
+            tail.update(mass[status == 0], labels_in_tail(block, labels, status == 0))
+        if llama is not None and labels is not None:
+            llama.update(block, given, labels, status == 0)
+        return columns, status
 
     dtype = result_dtype(every)
-    accumulator = Accumulator(names, expected_rows=sum(part.rows for part in every))
+    accumulator = Accumulator(names, expected_rows=total)
     histograms = Histograms() if request.plot else None
 
-    def update(columns: dict[str, NDArray[Any]], status: NDArray[np.uint8], groups: NDArray[Any] | None) -> None:
+    def update(
+        block: Block, columns: dict[str, NDArray[Any]], status: NDArray[np.uint8], groups: NDArray[Any] | None
+    ) -> None:
         accumulator.update(columns, status, groups)
         if histograms is not None:
             histograms.update(columns)
+        if overlap is not None:
+            overlap.update(block.matrices[0], block.matrices[1], status, groups)
 
     with ExitStack() as stack:
         out = stack.enter_context(AtomicFile(request.out)) if request.out else None
@@ -100,7 +127,13 @@ def compare_files(request: Request) -> dict[str, Any]:
             out,
             request,
         )
-        document = _document(request, every, accumulator.summary())
+        document = _document(request, every, spaces[0], accumulator.summary())
+        if overlap is not None:
+            document["top_k"] = overlap.summary()
+        if tail is not None:
+            document["tail"] = tail.summary()
+        if llama is not None:
+            document["llama"] = llama.summary()
         if histograms is not None and picture is not None:
             title = f"{Path(request.base).name} against {Path(request.other).name}"
             with picture.reporting():
@@ -108,9 +141,16 @@ def compare_files(request: Request) -> dict[str, Any]:
     return document
 
 
-def summary_names(*, labelled: bool) -> list[str]:
+def summary_names(*, labelled: bool, top_k: Sequence[int] = ()) -> list[str]:
     """Name every number of the summary of a comparison, as ``kl.mean``."""
-    return [name for name, _ in numbers(Accumulator(_columns(labelled=labelled)).summary())]
+    summary = Accumulator(_columns(labelled=labelled)).summary()
+    return [name for name, _ in numbers({**summary, "top_k": Overlap(top_k, 0).summary()})]
+
+
+def _check_top_k(every: Sequence[Part], request: Request) -> None:
+    fewest = min(request.num_classes or min(part.classes) for part in every)
+    if max(request.top_k) > fewest:
+        raise FileError(f"{request.base}: --top-k {max(request.top_k)} is more than the {fewest} classes there are")
 
 
 def _columns(*, labelled: bool) -> tuple[str, ...]:
@@ -129,9 +169,11 @@ def _check_classes(every: Sequence[Part], wanted: int | None) -> None:
             raise FileError(f"{labels}: {counts} classes; --num-classes {fewest} compares the first {fewest}")
 
 
-def _document(request: Request, every: Sequence[Part], summary: dict[str, Any]) -> dict[str, Any]:
+def _document(
+    request: Request, every: Sequence[Part], spaces: Sequence[Space], summary: dict[str, Any]
+) -> dict[str, Any]:
     inputs = {}
     for place, (name, spec) in enumerate((("base", request.base), ("other", request.other))):
-        inputs[name] = described([part.tensors[place] for part in every], spec, request.given[place])
+        inputs[name] = described([part.tensors[place] for part in every], spec, spaces[place])
     head = {"schema": summary["schema"], "version": kullback.__version__, "units": summary["units"], "inputs": inputs}
     return {**head, **summary, **{name: summary.get(name) for name in ("top_k", "perplexity", "delta_p")}}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback._files import FileError, Rows, Tensor, open_rows, select_aligned
+from kullback._files import FileError, PackedRows, Rows, Tensor, open_rows, select_aligned
 
 __all__ = ["Aligned", "Block", "Labels", "Part", "blocks", "described", "in_terms_of_options", "parts", "sample"]
 
@@ -158,7 +158,7 @@ class Aligned:
     """
 
     def __init__(self, spec: str, every: Sequence[Part], what: str, accepted: Callable[[Tensor], bool]) -> None:
-        self.tensors = select_aligned(spec, [part.tensors[0].name for part in every], what, accepted)
+        self.tensors = select_aligned(spec, [part.tensors[0] for part in every], what, accepted)
         self._every = every
         self._shared = len(self.tensors) == 1
         self._open: tuple[int, Rows] | None = None
@@ -258,12 +258,15 @@ class Block:
         The first row within the part.
     matrices : list of ndarray
         Of shape (rows, classes), one of each input.
+    clamped : list of ndarray or None
+        Of each input, which elements stand for "at most this"; None where none can.
     """
 
     part: Part
     index: int
     start: int
     matrices: list[NDArray[Any]]
+    clamped: list[NDArray[np.bool_] | None]
 
     @property
     def rows(self) -> int:
@@ -313,7 +316,17 @@ def blocks(
                 step = min(max(1, BLOCK_BYTES // max(widest, 1)), BLOCK_ROWS)
                 for start in range(0, part.rows, step):
                     stop = min(start + step, part.rows)
-                    yield Block(part, index, start, [reader.read(start, stop)[:, :classes] for reader in readers])
+                    matrices: list[NDArray[Any]] = []
+                    clamped: list[NDArray[np.bool_] | None] = []
+                    for reader in readers:
+                        if isinstance(reader, PackedRows):
+                            rows, unknown = reader.parts(start, stop)
+                            matrices.append(rows[:, :classes])
+                            clamped.append(unknown[:, :classes])
+                        else:
+                            matrices.append(reader.read(start, stop)[:, :classes])
+                            clamped.append(None)
+                    yield Block(part, index, start, matrices, clamped)
                     for source in (*readers, *also):
                         source.release()
 
@@ -374,7 +387,7 @@ def in_terms_of_options(message: str, block: Block | None = None) -> str:
     >>> from kullback._files import Tensor
     >>> from kullback.cli.inputs import Block, Part, in_terms_of_options
     >>> part = Part((Tensor(Path("x.npy"), "", (3, 4, 2), np.dtype("f4"), 128),), 2, 0, 0)
-    >>> block = Block(part, 0, 5, [np.zeros((7, 2))])
+    >>> block = Block(part, 0, 5, [np.zeros((7, 2))], [None])
     >>> in_terms_of_options("label 2 of row 1 is out of range for 2 classes", block)
     'label 2 of row 6 (sequence 1, position 2) is out of range for 2 classes'
     >>> in_terms_of_options('for counts pass given="counts"')

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kullback._render import render_markdown, render_text
+from kullback.cli.llama import render_llama
 
 __all__ = ["render"]
 
@@ -23,7 +24,7 @@ def render(document: _Document, form: str) -> str:
     ----------
     document : mapping
         Its JSON form; ``schema`` says what it is.
-    form : {"table", "markdown", "json"}
+    form : {"table", "markdown", "json", "llama"}
         The form; in JSON, numbers that are not finite are null.
 
     Returns
@@ -33,6 +34,8 @@ def render(document: _Document, form: str) -> str:
     """
     if form == "json":
         return json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+    if form == "llama":
+        return render_llama(document["llama"], document["kl"])
     if document["schema"].startswith("kullback.compare/"):
         summary = {name: value for name, value in document.items() if value is not None}
         return (render_markdown if form == "markdown" else render_text)(summary)
@@ -58,14 +61,24 @@ def _score(document: _Document, table: _Table) -> str:
     measures = [name for name in ("entropy", "nll") if name in document]
     lines = [["mean ± error", *(_with_error(document[name]["mean"], document[name]["se"]) for name in measures)]]
     for key in ("min", *_PERCENTS, "max"):
-        label = {"p50": "median"}.get(key, f"{key[1:]} %" if key in _PERCENTS else key)
-        lines.append([label, *(_number(document[name][key]) for name in measures)])
+        lines.append([_label(key), *(_number(document[name][key]) for name in measures)])
     text = f"{head.replace('total', 'rows')} · {document['units']}\n\n{table(['', *measures], lines)}"
     if "perplexity" in document:
         text += f"\n\nperplexity {_with_error(document['perplexity']['value'], document['perplexity']['se'])}"
     groups = document[measures[0]]["groups"]
     among = "rows independent of each other" if groups is None else f"clustered by {groups:,} groups".replace(",", " ")
     return f"{text}\n\n± standard errors, {among}"
+
+
+def _topk(document: _Document, table: _Table) -> str:
+    kl, same, tail = document["kl_topk"], document["same_top"], document["tail"]
+    lines = [["mean ± error", _with_error(kl["mean"], kl["se"])]]
+    lines += [[_label(key), _number(kl[key])] for key in ("min", *_PERCENTS, "max")]
+    lines.append(["same top-1, %", _with_error(100 * same["share"], 100 * same["se"])])
+    lines.append(["tokens in both lists", _number(document["tokens_in_both"])])
+    lines += [[f"tail of {name}", f"{_number(of['mean'])}, at most {_number(of['max'])}"] for name, of in tail.items()]
+    note = "kl_topk: what the lists share, and the rest as one class: a lower bound of KL"
+    return f"rows {_grouped(document['rows']['total'])} · nats\n\n{table(['', 'kl_topk'], lines)}\n\n{note}"
 
 
 def _inspected(document: _Document, table: _Table) -> str:
@@ -109,6 +122,7 @@ def _info(document: _Document, table: _Table) -> str:
 
 _TABLES: dict[str, Callable[[_Document, _Table], str]] = {
     "kullback.score/1": _score,
+    "kullback.topk/1": _topk,
     "kullback.inspect/1": _inspected,
     "kullback.info/1": _info,
 }
@@ -122,6 +136,14 @@ def _aligned(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines])
+
+
+def _label(key: str) -> str:
+    return {"p50": "median"}.get(key, f"{key[1:]} %" if key in _PERCENTS else key)
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
 
 
 def _span(ends: _Document) -> str:

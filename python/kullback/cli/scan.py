@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback._files import AtomicFile, FileError, Tensor, open_writer
+from kullback._files import AtomicFile, FileError, Packed, Tensor, open_writer
 from kullback.cli.inputs import Aligned, Block, Labels, Part, blocks, in_terms_of_options
 from kullback.cli.progress import showing_progress
 
@@ -27,6 +27,7 @@ Kernel = Callable[[Block, NDArray[Any] | None, NDArray[Any] | None], tuple[Colum
 class Options:
     """What the user asked of a reading; the attributes are the options of the command line."""
 
+    columns: tuple[str, ...] | None
     labels: str | None
     tokens: str | None
     mask: str | None
@@ -61,6 +62,9 @@ class Selection:
         given = options.tokens if options.labels is None else options.labels
         if given is not None:
             self.labels = Labels(given, every, tokens=options.labels is None, ignore_index=options.ignore_index)
+        elif packed := [tensor for part in every for tensor in part.tensors if isinstance(tensor.place, Packed)]:
+            # llama.cpp's files carry the tokens that their rows predict.
+            self.labels = Labels(f"{packed[0].path}::labels", every, tokens=False, ignore_index=options.ignore_index)
         if options.mask is not None:
             self.mask = Aligned(options.mask, every, "the mask", lambda tensor: tensor.is_integer)
         if options.groups is not None:
@@ -101,7 +105,7 @@ def scan(
     selection: Selection,
     kernel: Kernel,
     columns: Mapping[str, np.dtype[Any]],
-    update: Callable[[Columns, NDArray[np.uint8], NDArray[Any] | None], None],
+    update: Callable[[Block, Columns, NDArray[np.uint8], NDArray[Any] | None], None],
     out: AtomicFile | None,
     options: Options,
 ) -> None:
@@ -118,7 +122,7 @@ def scan(
     columns : mapping of str to dtype
         What the kernel gives.
     update : callable
-        Takes the columns, status and groups of every block.
+        Takes every block, its columns, status and groups.
     out : AtomicFile or None
         Takes the results of every row.
     options : Options
@@ -146,7 +150,7 @@ def scan(
                 results, status = kernel(block, labels, mask)
             except (ValueError, IndexError, TypeError) as error:
                 raise FileError(_located(error, block, selection)) from error
-            update(results, status, groups)
+            update(block, results, status, groups)
             if writer is not None:
                 writer.write({**place, **{name: results[name] for name in columns}})
             advance(block.rows)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 import kullback
 from kullback._accumulate import EXACT_ROWS, Accumulator
-from kullback._files import AtomicFile, FileError, select_matrices
+from kullback._files import AtomicFile, FileError, Packed, select_matrices
 from kullback._percentiles import PERCENTS, Percentiles
+from kullback.cli.buckets import bucketed, spaces_of
 from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, described, parts
@@ -53,25 +54,29 @@ def score_file(request: Request) -> dict[str, Any]:
     FileError, WriteError
         If an input cannot be read as asked, or a result cannot be written.
     """
-    every = parts([(tensor,) for tensor in select_matrices(request.file)], request.axis)
+    every = parts([(tensor,) for tensor in select_matrices(request.file, request.columns)], request.axis)
     for part in every:
         if request.num_classes is not None and request.num_classes > part.classes[0]:
             raise FileError(
                 f"{part.tensors[0].label}: --num-classes {request.num_classes} is more than its {part.classes[0]}"
             )
-        if request.check:
+        if request.check and not isinstance(part.tensors[0].place, Packed):
             check_space(part.tensors[0], part.axis, request.given, request.num_classes)
+    spaces = [spaces_of(part, (request.given,), request.temperature) for part in every]
     selection = Selection(every, request)
 
     def kernel(
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
-        (matrix,) = block.matrices
+        (matrix,), (clamped,), (given,) = block.matrices, block.clamped, spaces[block.index]
+        known = matrix
+        if clamped is not None:
+            (matrix,), _ = bucketed(block, (given,))
         counted = np.ones(block.rows, bool) if mask is None else mask
         if labels is not None:
             counted = counted & (labels != request.ignore_index)
         options: dict[str, Any] = {
-            "given": request.given,
+            "given": given,
             "temperature": request.temperature,
             "rows": None if counted.all() else counted,
             "on_invalid": request.on_invalid,
@@ -81,6 +86,9 @@ def score_file(request: Request) -> dict[str, Any]:
         for measure in request.measures:
             if measure == "nll" and labels is not None:
                 columns[measure] = kullback.nll(matrix, labels, ignore_index=request.ignore_index, **options)
+                if clamped is not None:
+                    at = np.where(counted, labels, 0)[:, None].astype(np.int64)
+                    columns[measure] = np.where(counted, -np.take_along_axis(known, at, 1)[:, 0], np.nan)
             else:
                 columns[measure] = kullback.entropy(matrix, **options)
         invalid = np.logical_or.reduce([np.isnan(column) for column in columns.values()])
@@ -95,11 +103,11 @@ def score_file(request: Request) -> dict[str, Any]:
             selection,
             kernel,
             dict.fromkeys(request.measures, dtype),
-            statistics.update,
+            lambda block, columns, status, groups: statistics.update(columns, status, groups),
             out,
             request,
         )
-    inputs = described([part.tensors[0] for part in every], request.file, request.given)
+    inputs = described([part.tensors[0] for part in every], request.file, spaces[0][0])
     head = {"schema": "kullback.score/1", "version": kullback.__version__, "units": "nats", "inputs": {"file": inputs}}
     return {**head, **statistics.summary()}
 

@@ -1,0 +1,212 @@
+"""llama.cpp's files of log-probabilities, as ``llama-perplexity --kl-divergence-base`` writes them.
+
+A header (``_logits_``, then n_ctx, n_vocab and n_chunk as 32-bit numbers), the tokens of n_chunk contexts, and for each
+context n_ctx - 1 - n_ctx // 2 rows of 16-bit codes: the second half of a context is scored, and row i of it belongs to
+the token n_ctx // 2 + i and predicts the one after. A row starts with two float32, a step and a minimum, and a code
+stands for the log-probability step * code + minimum. What lies more than 16 below the largest is stored as code 0.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kullback._files.tensor import FileError, Tensor
+
+__all__ = ["Packed", "PackedRows", "is_clamped", "is_llama", "list_llama", "tail_mass"]
+
+_MAGIC = b"_logits_"
+_HEADER = 20
+_CLAMP = 16.0
+"""How far below the largest logit llama.cpp stores; the step is this over 65 535 then."""
+
+_CODES = 65_535
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Where rows of codes lie, or the labels among the tokens.
+
+    Attributes
+    ----------
+    offset : int
+        Byte position of the first row, or of the first token.
+    context : int
+        Tokens of a context.
+    labels : bool
+        Whether these are the tokens that the rows predict.
+    """
+
+    offset: int
+    context: int
+    labels: bool = False
+
+
+def is_llama(path: Path) -> bool:
+    """Whether a file starts as these do."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def list_llama(path: Path) -> list[Tensor]:
+    """Describe the arrays of a file: ``log_probs``, ``tokens``, and as ``labels`` the token that each row predicts.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    list of Tensor
+        Of shapes (contexts, rows, classes), (contexts, n_ctx) and (contexts, rows).
+
+    Raises
+    ------
+    FileError
+        If the header makes no sense, or the file is shorter than it says.
+    """
+    with path.open("rb") as file:
+        header = file.read(_HEADER)
+        size = file.seek(0, 2)
+    if len(header) < _HEADER:
+        raise FileError(f"{path}: cut short in its header: write or copy it again")
+    context, classes, contexts = np.frombuffer(header, "<i4", 3, len(_MAGIC)).tolist()
+    if context < 4 or classes < 2 or contexts < 1:
+        raise FileError(
+            f"{path}: damaged: its header says {contexts} contexts of {context} tokens and {classes} classes: write it "
+            "again"
+        )
+    rows = context - 1 - context // 2
+    start = _HEADER + 4 * context * contexts
+    end = start + contexts * rows * _row_bytes(classes)
+    if size < end:
+        whole = max(0, (size - start) // (rows * _row_bytes(classes)))
+        raise FileError(
+            f"{path}: cut short: {contexts} contexts of {rows} rows of {classes} classes need {end} bytes and {size} "
+            f"are there, {whole} contexts: write or copy it again"
+        )
+    single = np.dtype(np.float32)
+    tokens = np.dtype("<i4")
+    return [
+        Tensor(path, "log_probs", (contexts, rows, classes), single, Packed(start, context)),
+        Tensor(path, "labels", (contexts, rows), tokens, Packed(_HEADER, context, labels=True)),
+        Tensor(path, "tokens", (contexts, context), tokens, _HEADER),
+    ]
+
+
+def _row_bytes(classes: int) -> int:
+    return 2 * (2 * ((classes + 1) // 2) + 4)
+
+
+def is_clamped(codes: NDArray[np.uint16], steps: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which codes stand for "at most this" instead of for a number.
+
+    Parameters
+    ----------
+    codes : ndarray of uint16, shape (rows, classes)
+    steps : ndarray of float32, shape (rows,)
+        A row that reaches 16 below its largest has the step 16 / 65 535, up to rounding.
+    """
+    reaching = steps.astype(np.float64) * _CODES >= _CLAMP * (1 - 1e-4)
+    clamped: NDArray[np.bool_] = (codes == 0) & reaching[:, None]
+    return clamped
+
+
+class PackedRows:
+    """Rows of such a file, decoded to float32 as llama.cpp does.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        ``log_probs`` or ``labels``.
+    place : Packed
+        Where it lies.
+    axis : int or None
+        The axis of the classes, the last; None for the labels.
+    """
+
+    random_access = True
+
+    def __init__(self, tensor: Tensor, place: Packed, axis: int | None) -> None:
+        if axis not in (None, -1, len(tensor.shape) - 1):
+            raise FileError(f"{tensor.label}: --axis {axis}: its rows lie along the last axis")
+        self._tensor = tensor
+        self._place = place
+        self._read = self._dropped = 0
+        with tensor.path.open("rb") as file:
+            self._map: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        contexts, rows = tensor.shape[:2]
+        if place.labels:
+            count = contexts * place.context
+            tokens = np.frombuffer(self._map, "<i4", count, place.offset).reshape(contexts, place.context)
+            labels = tokens[:, place.context // 2 + 1 :]
+            self._labels: NDArray[Any] = labels.reshape(-1) if axis is None else labels
+            return
+        self._row = _row_bytes(tensor.shape[2])
+        count = contexts * rows * self._row // 2
+        self._packed = np.frombuffer(self._map, "<u2", count, place.offset).reshape(contexts * rows, -1)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``; clamped entries have their row's minimum."""
+        if self._place.labels:
+            return self._labels[start:stop]
+        return self.parts(start, stop)[0]
+
+    def parts(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Give rows, and which of their entries are clamped."""
+        assert self._map is not None
+        if self._map.size() < self._place.offset + stop * self._row:
+            raise FileError(f"{self._tensor.label}: was cut short while it was read: write or copy it again")
+        self._read = max(self._read, stop)
+        packed = self._packed[start:stop]
+        step, minimum = np.ascontiguousarray(packed[:, :4]).view("<f4").T
+        codes = packed[:, 4 : 4 + self._tensor.shape[2]]
+        if not (np.isfinite(step).all() and np.isfinite(minimum).all() and (step >= 0).all()):
+            row = start + int(np.flatnonzero(~(np.isfinite(step) & np.isfinite(minimum) & (step >= 0)))[0])
+            raise FileError(f"{self._tensor.label}: row {row} has no scale: damaged, write or copy it again")
+        values = step[:, None] * codes + minimum[:, None]
+        return values.astype(np.float32, copy=False), is_clamped(codes, step)
+
+    def release(self) -> None:
+        """Unmap the pages of the rows read so far."""
+        if self._map is None or self._place.labels or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        end = self._place.offset + self._read * self._row
+        end -= end % mmap.PAGESIZE
+        if end > self._dropped:
+            self._map.madvise(mmap.MADV_DONTNEED, self._dropped, end - self._dropped)
+            self._dropped = end
+
+    def close(self) -> None:
+        """Let go of the mapping; views still held keep it alive."""
+        self._labels = np.empty(0, np.int32)
+        self._packed = np.empty((0, 0), np.uint16)
+        self._map = None
+
+
+def tail_mass(log_probs: NDArray[np.float32], clamped: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Estimate what probability the clamped entries of each row have together.
+
+    What the other entries leave of 1, as far as the entries' number times the clamping bound allows: the 16-bit steps
+    make the sum of the others uncertain by about 1e-4.
+
+    Parameters
+    ----------
+    log_probs : ndarray of float32, shape (rows, classes)
+    clamped : ndarray of bool, of the same shape
+
+    Returns
+    -------
+    ndarray of float64, shape (rows,)
+    """
+    probs = np.exp(log_probs, dtype=np.float64)
+    most = np.where(clamped, probs, 0.0).sum(axis=1)
+    left = 1.0 - np.where(clamped, 0.0, probs).sum(axis=1)
+    mass: NDArray[np.float64] = np.clip(left, 0.0, np.minimum(most, 1.0))
+    return mass

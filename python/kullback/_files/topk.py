@@ -1,0 +1,147 @@
+"""Dumps of the k best tokens of each position, as inference servers write them.
+
+JSON lines, one position a line or a list of positions a line, each an object ``{token: log-probability}`` or a list of
+``{"token": …, "logprob": …}`` (``"id"`` or ``"token_id"`` for the token will do); such a list under ``logprobs``,
+``top_logprobs`` or ``content``, as servers nest them. Or Parquet with two columns of lists, of token ids and of
+log-probabilities.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kullback._files.tensor import FileError
+
+__all__ = ["Position", "is_topk", "read_topk"]
+
+Position = dict[Any, float]
+"""The log-probability of each token of a list, by its text or id."""
+
+_NESTED = ("content", "top_logprobs", "logprobs")
+_TOKEN = ("token_id", "id", "token")
+_IDS = ("token_ids", "ids", "tokens", "indices")
+_LOGPROBS = ("logprobs", "log_probs", "logprob")
+
+_ROWS = 1 << 12
+"""Rows of a Parquet batch: as Python numbers they take thirty times what they take in the file."""
+
+
+def is_topk(spec: str) -> bool:
+    """Whether a path is such a dump: by its ending, and for Parquet by its columns."""
+    path = Path(spec)
+    if path.suffix == ".jsonl":
+        return True
+    return path.suffix == ".parquet" and path.is_file() and _pair(path) is not None
+
+
+def _pair(path: Path) -> tuple[str, str] | None:
+    """Give the columns of ids and of log-probabilities, if there are such columns of lists of varying length."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.ParquetFile(path).schema_arrow
+    except (pa.ArrowException, OSError):
+        return None  # whoever reads it will say what is wrong
+    lists = {field.name for field in schema if pa.types.is_nested(field.type)}
+    ids = next((name for name in _IDS if name in lists), None)
+    logprobs = next((name for name in _LOGPROBS if name in lists), None)
+    return None if ids is None or logprobs is None else (ids, logprobs)
+
+
+def read_topk(spec: str) -> Iterator[Position]:
+    """Read the positions of a dump, in order.
+
+    Parameters
+    ----------
+    spec : str
+        The file.
+
+    Yields
+    ------
+    dict
+        What is known of each position.
+
+    Raises
+    ------
+    FileError
+        If a line is no such list, or a log-probability is above 0 or NaN; the message names the line.
+    """
+    path = Path(spec)
+    try:
+        if path.suffix == ".parquet":
+            yield from _read_parquet(path)
+            return
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield from _of_line(line, f"{path}: line {number}")
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: is not text in UTF-8 ({error.reason})") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Position]:
+    import pyarrow.parquet as pq
+
+    pair = _pair(path)
+    if pair is None:
+        raise FileError(f"{path}: has no columns of lists of token ids and of log-probabilities")
+    first = 0
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROWS, columns=list(pair)):
+        ids, logprobs = (batch.column(name).to_pylist() for name in pair)
+        for row, (tokens, values) in enumerate(zip(ids, logprobs, strict=True), first):
+            place = f"{path}: row {row}"
+            if tokens is None or values is None or len(tokens) != len(values):
+                raise FileError(f"{place}: {pair[0]} and {pair[1]} are not lists of one length")
+            yield _checked(dict(zip(tokens, values, strict=True)), place)
+        first += batch.num_rows
+
+
+def _of_line(line: str, place: str) -> Iterator[Position]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{place}: not JSON ({error})") from None
+    yield from _positions(found, place)
+
+
+def _positions(found: Any, place: str) -> Iterator[Position]:
+    """Give the positions in what a line holds: a position, a list of them, or either under a known name."""
+    if isinstance(found, dict):
+        # A server's entry for a position names its own token beside the list of the best.
+        for key in _NESTED:
+            if isinstance(found.get(key), list | dict):
+                yield from _positions(found[key], place)
+                return
+        yield _checked(found, place)
+    elif isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):
+        if all("logprob" in entry and not any(isinstance(entry.get(k), list) for k in _NESTED) for entry in found):
+            yield _checked(dict(_entry(entry, place) for entry in found), place)
+            return
+        for entry in found:
+            yield from _positions(entry, place)
+    else:
+        raise FileError(f"{place}: neither {{token: log-probability}} nor a list of tokens with a logprob")
+
+
+def _entry(entry: dict[str, Any], place: str) -> tuple[Any, float]:
+    token = next((entry[key] for key in _TOKEN if key in entry), None)
+    if token is None:
+        raise FileError(f"{place}: an entry has no {' or '.join(map(repr, _TOKEN))}")
+    return token, entry["logprob"]
+
+
+def _checked(position: dict[Any, Any], place: str) -> Position:
+    for token, value in position.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value > 1e-3:
+            raise FileError(f"{place}: {token!r} has {value!r}, where log-probabilities are numbers <= 0")
+    total = sum(math.exp(value) for value in position.values())
+    if total > 1 + 1e-3:
+        raise FileError(f"{place}: its probabilities sum to {total:.6g}, more than 1: are these log-probabilities?")
+    return position

@@ -1,0 +1,557 @@
+//! Arrow arrays, streams of them and frames, by the capsules of the Arrow PyCapsule interface: without importing the
+//! library they belong to, and without a copy where their rows lie one after another.
+//!
+//! A column of numbers is an array of one axis. Lists of one length are rows, whether their type says so or only their
+//! offsets. Several columns are one class each. A null number is a NaN, and a null list is a row of NaN, so that its
+//! result is NaN. What does not lie in one piece (several chunks, several columns, nulls, booleans, which Arrow stores
+//! as bits) is brought together in a new array.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
+
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyList, PyTuple};
+
+use super::array::{Array, Kind, Target};
+use super::exchange::c_order;
+use crate::rows::Dtype;
+
+/// `ArrowSchema` of the C data interface.
+#[repr(C)]
+struct Schema {
+    format: *const c_char,
+    name: *const c_char,
+    metadata: *const c_char,
+    flags: i64,
+    n_children: i64,
+    children: *const *const Schema,
+    dictionary: *const Schema,
+    release: Option<unsafe extern "C" fn(*mut Schema)>,
+    private: *mut c_void,
+}
+
+/// `ArrowArray` of the C data interface.
+#[repr(C)]
+struct Chunk {
+    length: i64,
+    null_count: i64,
+    offset: i64,
+    n_buffers: i64,
+    n_children: i64,
+    buffers: *const *const u8,
+    children: *const *const Chunk,
+    dictionary: *const Chunk,
+    release: Option<unsafe extern "C" fn(*mut Chunk)>,
+    private: *mut c_void,
+}
+
+/// `ArrowArrayStream` of the C stream interface.
+#[repr(C)]
+struct Stream {
+    schema: Option<unsafe extern "C" fn(*mut Stream, *mut Schema) -> c_int>,
+    next: Option<unsafe extern "C" fn(*mut Stream, *mut Chunk) -> c_int>,
+    last_error: Option<unsafe extern "C" fn(*mut Stream) -> *const c_char>,
+    release: Option<unsafe extern "C" fn(*mut Stream)>,
+    private: *mut c_void,
+}
+
+/// A structure that is ours to release.
+struct Owned<T: Release>(T);
+
+trait Release {
+    fn released(&mut self);
+}
+
+macro_rules! release {
+    ($($type:ty),+) => {
+        $(impl Release for $type {
+            fn released(&mut self) {
+                if let Some(release) = self.release {
+                    // SAFETY: the structure was filled by its producer, and is released once.
+                    unsafe { release(self) }
+                }
+            }
+        })+
+    };
+}
+
+release!(Schema, Chunk);
+
+impl<T: Release> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.released();
+    }
+}
+
+// SAFETY: the Arrow C data interface allows a structure to be released on any thread.
+unsafe impl Send for Owned<Chunk> {}
+
+/// The numbers of a column: `length` of them from the element `first` on.
+struct Numbers {
+    dtype: Dtype,
+    data: *const u8,
+    valid: Bits,
+    first: usize,
+}
+
+/// Which of some elements are not null: a bit each, or no pointer where all are.
+#[derive(Clone, Copy)]
+struct Bits(*const u8);
+
+impl Bits {
+    /// The bit of an element.
+    ///
+    /// # Safety
+    /// There must be such an element.
+    unsafe fn get(self, i: usize) -> bool {
+        // SAFETY: as the caller vouches: eight elements a byte.
+        self.0.is_null() || unsafe { *self.0.add(i / 8) } >> (i % 8) & 1 == 1
+    }
+
+    /// Whether every one of `length` elements from `first` on is there.
+    ///
+    /// # Safety
+    /// There must be such elements.
+    unsafe fn all(self, first: usize, length: usize) -> bool {
+        // SAFETY: as the caller vouches.
+        self.0.is_null() || (first..first + length).all(|i| unsafe { self.get(i) })
+    }
+}
+
+impl Numbers {
+    /// A number; NaN if it is null.
+    ///
+    /// # Safety
+    /// There must be such an element.
+    unsafe fn number(&self, i: usize) -> f64 {
+        let i = self.first + i;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match self.dtype {
+                _ if !self.valid.get(i) => f64::NAN,
+                Dtype::Bool => f64::from(u8::from(Bits(self.data).get(i))),
+                dtype => dtype.number(self.data.add(i * dtype.size()), false),
+            }
+        }
+    }
+
+    /// The first element as it lies in memory; none for booleans, which are bits.
+    fn address(&self) -> Option<*const u8> {
+        (self.dtype != Dtype::Bool).then(|| self.data.wrapping_add(self.first * self.dtype.size()))
+    }
+}
+
+/// Rows of a chunk.
+struct Rows {
+    rows: usize,
+    /// Lengths of the axes after the rows'.
+    inner: Vec<usize>,
+    /// Where the numbers are.
+    cells: Cells,
+}
+
+impl Rows {
+    /// Whether there is a row, so that the lengths of the inner axes are known.
+    fn tells(&self) -> bool {
+        match &self.cells {
+            Cells::Along { starts: Starts::At(_), present, .. } => present.contains(&true),
+            _ => self.rows > 0,
+        }
+    }
+}
+
+enum Cells {
+    /// Row after row in one column, but for the rows that are null.
+    Along { numbers: Numbers, starts: Starts, present: Vec<bool> },
+    /// A column a class.
+    Across(Vec<Numbers>),
+}
+
+/// Where in its column each row starts.
+enum Starts {
+    /// So many elements after the one before.
+    Every(usize),
+    /// There.
+    At(Vec<usize>),
+}
+
+impl Cells {
+    fn numbers(&self) -> &[Numbers] {
+        match self {
+            Cells::Along { numbers, .. } => std::slice::from_ref(numbers),
+            Cells::Across(columns) => columns,
+        }
+    }
+}
+
+/// What a message calls the format of a column.
+fn shown(schema: &Schema) -> String {
+    // SAFETY: the format of a schema that has not been released is a C string.
+    unsafe { CStr::from_ptr(schema.format) }.to_string_lossy().into_owned()
+}
+
+/// Arrow's formats of what we compute with.
+fn dtype_of(name: &str, schema: &Schema) -> PyResult<Dtype> {
+    let wrong = |what: &str| {
+        Err(PyTypeError::new_err(format!(
+            "{name} must hold integers, booleans, float16, float32 or float64, or lists of them, got {what}"
+        )))
+    };
+    if !schema.dictionary.is_null() {
+        return wrong("a dictionary (a categorical column)");
+    }
+    Ok(match shown(schema).as_str() {
+        "g" => Dtype::F64,
+        "f" => Dtype::F32,
+        "e" => Dtype::F16,
+        "c" => Dtype::I8,
+        "s" => Dtype::I16,
+        "i" => Dtype::I32,
+        "l" => Dtype::I64,
+        "C" => Dtype::U8,
+        "S" => Dtype::U16,
+        "I" => Dtype::U32,
+        "L" => Dtype::U64,
+        "b" => Dtype::Bool,
+        format => return wrong(&format!("Arrow's format {format:?}")),
+    })
+}
+
+/// A buffer of a chunk, or null.
+///
+/// # Safety
+/// The chunk must not have been released.
+unsafe fn buffer(chunk: &Chunk, i: usize) -> *const u8 {
+    // SAFETY: a chunk has as many buffers as it says.
+    if (i as i64) < chunk.n_buffers { unsafe { *chunk.buffers.add(i) } } else { ptr::null() }
+}
+
+/// The bits that say which elements of a chunk are not null.
+///
+/// # Safety
+/// The chunk must not have been released.
+unsafe fn validity(chunk: &Chunk) -> Bits {
+    // SAFETY: as the caller vouches.
+    if chunk.null_count == 0 { Bits(ptr::null()) } else { Bits(unsafe { buffer(chunk, 0) }) }
+}
+
+/// The numbers of a chunk from an element on.
+///
+/// # Safety
+/// Schema and chunk must be of one array that has not been released.
+unsafe fn numbers(name: &str, schema: &Schema, chunk: &Chunk, first: usize) -> PyResult<Numbers> {
+    let dtype = dtype_of(name, schema)?;
+    let first = first + chunk.offset as usize;
+    // SAFETY: as the caller vouches.
+    unsafe { Ok(Numbers { dtype, data: buffer(chunk, 1), valid: validity(chunk), first }) }
+}
+
+/// The rows of a chunk.
+///
+/// # Safety
+/// Schema and chunk must be of one array that has not been released.
+unsafe fn rows(name: &str, schema: &Schema, chunk: &Chunk) -> PyResult<Rows> {
+    let rows = chunk.length as usize;
+    let format = shown(schema);
+    // SAFETY: as the caller vouches; a schema has as many children as its array, and lists and structures have their
+    // children behind the pointers.
+    unsafe {
+        let children = std::slice::from_raw_parts(
+            if schema.n_children == 0 { ptr::dangling() } else { schema.children },
+            schema.n_children as usize,
+        );
+        let parts = std::slice::from_raw_parts(
+            if chunk.n_children == 0 { ptr::dangling() } else { chunk.children },
+            chunk.n_children as usize,
+        );
+        let valid = validity(chunk);
+        let offset = chunk.offset as usize;
+        let present = |rows: usize| (0..rows).map(|i| valid.get(offset + i)).collect::<Vec<bool>>();
+        match format.as_str() {
+            "+s" => {
+                if !valid.all(offset, rows) {
+                    return Err(PyTypeError::new_err(format!("{name} has structures that are null")));
+                }
+                if offset == 0
+                    && let [child] = children
+                    && shown(&**child).starts_with('+')
+                {
+                    return self::rows(name, &**child, &*parts[0]);
+                }
+                let columns = children.iter().zip(parts).map(|(child, part)| numbers(name, &**child, &**part, offset));
+                let columns = columns.collect::<PyResult<Vec<Numbers>>>()?;
+                Ok(Rows { rows, inner: vec![columns.len()], cells: Cells::Across(columns) })
+            }
+            "+l" | "+L" => {
+                let at = |i: usize| {
+                    let buffer = buffer(chunk, 1);
+                    match format.as_str() {
+                        _ if buffer.is_null() => 0,
+                        "+l" => buffer.cast::<i32>().add(offset + i).read_unaligned() as usize,
+                        _ => buffer.cast::<i64>().add(offset + i).read_unaligned() as usize,
+                    }
+                };
+                let present = present(rows);
+                let lengths = || (0..rows).filter(|i| present[*i]).map(|i| (i, at(i + 1) - at(i)));
+                let (first, width) = lengths().next().unwrap_or((0, 0));
+                if let Some((row, other)) = lengths().find(|(_, n)| *n != width) {
+                    return Err(PyValueError::new_err(format!(
+                        "{name} has rows of different lengths: row {first} has {width} classes and row {row} has {other}"
+                    )));
+                }
+                let numbers = numbers(name, &*children[0], &*parts[0], at(0))?;
+                let starts = match present.iter().all(|p| *p) {
+                    true => Starts::Every(width),
+                    false => Starts::At((0..rows).map(|i| at(i) - at(0)).collect()),
+                };
+                Ok(Rows { rows, inner: vec![width], cells: Cells::Along { numbers, starts, present } })
+            }
+            _ if format.starts_with("+w:") => {
+                let (mut inner, mut first) = (Vec::new(), offset);
+                let (mut schema, mut chunk) = (schema, chunk);
+                while let Some(width) = shown(schema).strip_prefix("+w:").and_then(|n| n.parse::<usize>().ok()) {
+                    if !inner.is_empty()
+                        && !validity(chunk).all(chunk.offset as usize + first, rows * inner.iter().product::<usize>())
+                    {
+                        return Err(PyTypeError::new_err(format!("{name} has lists within lists that are null")));
+                    }
+                    if !inner.is_empty() {
+                        first += chunk.offset as usize;
+                    }
+                    inner.push(width);
+                    first *= width;
+                    (schema, chunk) = (&**schema.children, &**chunk.children);
+                }
+                let numbers = numbers(name, schema, chunk, first)?;
+                let starts = Starts::Every(inner.iter().product());
+                Ok(Rows { rows, inner, cells: Cells::Along { numbers, starts, present: present(rows) } })
+            }
+            _ => {
+                let numbers = numbers(name, schema, chunk, 0)?;
+                // A null number is not a row that is null: `numbers` sees to it.
+                let present = vec![true; rows];
+                Ok(Rows { rows, inner: vec![], cells: Cells::Along { numbers, starts: Starts::Every(1), present } })
+            }
+        }
+    }
+}
+
+/// An array of the rows of all chunks, which `keep` keeps alive.
+fn joined<'py>(
+    name: &str,
+    py: Python<'py>,
+    chunks: &[Rows],
+    keep: Bound<'py, PyAny>,
+    kind: Kind<'py>,
+) -> PyResult<Array<'py>> {
+    // Lists that are all null say nothing of their length.
+    let telling = || chunks.iter().filter(|c| c.tells());
+    let known = telling().next().or_else(|| chunks.iter().find(|c| c.rows > 0)).or(chunks.first());
+    let inner = known.map_or(vec![], |c| c.inner.clone());
+    if let Some(chunk) = telling().find(|c| c.inner != inner) {
+        return Err(PyValueError::new_err(format!(
+            "{name} has rows of different lengths: the first has {inner:?} classes and a later chunk's {:?}",
+            chunk.inner
+        )));
+    }
+    let filled: Vec<&Rows> = chunks.iter().filter(|c| c.rows > 0).collect();
+    let width = inner.iter().product::<usize>();
+    let rows = filled.iter().map(|c| c.rows).sum();
+    let shape: Vec<usize> = std::iter::once(rows).chain(inner).collect();
+    if let [chunk] = filled[..]
+        && let Cells::Along { numbers, starts: Starts::Every(_), present } = &chunk.cells
+        && present.iter().all(|p| *p)
+        && let Some(data) = numbers.address()
+        // SAFETY: these are the chunk's elements.
+        && unsafe { numbers.valid.all(numbers.first, rows * width) }
+    {
+        let strides = c_order(&shape, numbers.dtype.size() as isize);
+        return Ok(Array::foreign(keep, data, numbers.dtype, shape, strides, kind));
+    }
+
+    let source = if filled.is_empty() { chunks.iter().collect() } else { filled };
+    let columns = || source.iter().flat_map(|c| c.cells.numbers());
+    let first = columns().next().map_or(Dtype::F64, |c| c.dtype);
+    let nulls = source.iter().any(|chunk| match &chunk.cells {
+        // SAFETY: these are the chunk's elements.
+        Cells::Across(columns) => columns.iter().any(|c| unsafe { !c.valid.all(c.first, chunk.rows) }),
+        Cells::Along { numbers, present, starts } => {
+            let total = match starts {
+                Starts::Every(width) => chunk.rows * width,
+                Starts::At(_) => 0,
+            };
+            // SAFETY: as above.
+            present.iter().any(|p| !p) || unsafe { !numbers.valid.all(numbers.first, total) }
+        }
+    });
+    let floating = matches!(first, Dtype::F64 | Dtype::F32 | Dtype::F16);
+    let dtype = match columns().all(|c| c.dtype == first) && (floating || !nulls) {
+        true => first,
+        false if Dtype::single(columns().map(|c| c.dtype)) => Dtype::F32,
+        false => Dtype::F64,
+    };
+    let size = dtype.size();
+    // SAFETY: it is called below for elements of the column, and for addresses in the target.
+    let put = |numbers: &Numbers, i: usize, to: *mut u8| unsafe {
+        match dtype {
+            Dtype::Bool => *to = u8::from(Bits(numbers.data).get(numbers.first + i)),
+            Dtype::F64 | Dtype::F32 | Dtype::F16 => dtype.store(numbers.number(i), to),
+            integer => {
+                let from = numbers.data.add((numbers.first + i) * integer.size());
+                to.copy_from_nonoverlapping(from, integer.size());
+            }
+        }
+    };
+    let across = matches!(source.first().map(|c| &c.cells), Some(Cells::Across(_)));
+    // Columns stay columns, so that each is written front to back.
+    let order: Vec<usize> = if across { shape.iter().rev().copied().collect() } else { shape.clone() };
+    let target = Target::new(py, &Kind::Numpy, &order, dtype)?;
+    let data = target.data();
+    let mut done = 0;
+    for chunk in source {
+        match &chunk.cells {
+            Cells::Across(columns) => {
+                for (c, numbers) in columns.iter().enumerate() {
+                    let to = data.wrapping_add((c * rows + done) * size);
+                    (0..chunk.rows).for_each(|i| put(numbers, i, to.wrapping_add(i * size)));
+                }
+            }
+            Cells::Along { numbers, starts, present } => {
+                for (row, present) in present.iter().enumerate() {
+                    let to = data.wrapping_add((done + row) * width * size);
+                    let start = match starts {
+                        Starts::Every(width) => row * width,
+                        Starts::At(starts) => starts[row],
+                    };
+                    for i in 0..width {
+                        let to = to.wrapping_add(i * size);
+                        match present {
+                            true => put(numbers, start + i, to),
+                            // SAFETY: with a null row the dtype is a floating one, and the target has room.
+                            false => unsafe { dtype.store(f64::NAN, to) },
+                        }
+                    }
+                }
+            }
+        }
+        done += chunk.rows;
+    }
+    let strides = match across {
+        true => vec![size as isize, (rows * size) as isize],
+        false => c_order(&shape, size as isize),
+    };
+    let keep = target.finish(py, None)?;
+    Ok(Array::foreign(keep, data, dtype, shape, strides, kind))
+}
+
+/// What the caller gets back: polars' series; of libraries that have no functions of numbers, an ndarray.
+fn kind_of<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Kind<'py>> {
+    let module = obj.get_type().module()?.to_string();
+    if module.split('.').next() == Some("polars") {
+        let polars = obj.py().import(intern!(obj.py(), "polars"))?;
+        return Ok(Kind::Other("polars".into(), polars.getattr(intern!(obj.py(), "Series"))?));
+    }
+    Ok(Kind::Numpy)
+}
+
+/// The structure in a capsule.
+fn inside<T>(capsule: &Bound<'_, PyAny>, name: &CStr) -> PyResult<*mut T> {
+    // SAFETY: a valid object and a name; anything but a capsule of this name gives null and an exception.
+    let at = unsafe { ffi::PyCapsule_GetPointer(capsule.as_ptr(), name.as_ptr()) }.cast::<T>();
+    if at.is_null() { Err(PyErr::fetch(capsule.py())) } else { Ok(at) }
+}
+
+/// An object with the methods of Arrow's capsules. pandas has them too, but its frames mostly are ndarrays within.
+pub fn arrow<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
+    let py = obj.py();
+    let one = obj.getattr_opt(intern!(py, "__arrow_c_array__"))?;
+    let several = if one.is_some() { None } else { obj.getattr_opt(intern!(py, "__arrow_c_stream__"))? };
+    if (one.is_none() && several.is_none()) || obj.get_type().module()?.to_string().split('.').next() == Some("pandas")
+    {
+        return Ok(None);
+    }
+    if let Some(export) = one {
+        let pair = export.call0()?.cast_into::<PyTuple>()?;
+        let schema = inside::<Schema>(&pair.get_item(0)?, c"arrow_schema")?;
+        let chunk = inside::<Chunk>(&pair.get_item(1)?, c"arrow_array")?;
+        // SAFETY: the capsules own the structures, which describe one array, and release them when they die: `joined`
+        // keeps them.
+        let rows = unsafe { rows(name, &*schema, &*chunk)? };
+        return joined(name, py, &[rows], pair.into_any(), kind_of(obj)?).map(Some);
+    }
+    let Some(export) = several else { return Ok(None) };
+    let capsule = export.call0()?;
+    let stream = inside::<Stream>(&capsule, c"arrow_array_stream")?;
+    // SAFETY: the capsule owns the stream, and lives to the end of this function.
+    let failed = |stream: *mut Stream| unsafe {
+        let message = (*stream).last_error.map_or(ptr::null(), |last_error| last_error(stream));
+        let message =
+            if message.is_null() { "no reason given".into() } else { CStr::from_ptr(message).to_string_lossy() };
+        PyOSError::new_err(format!("{name} cannot be read as an Arrow stream: {message}"))
+    };
+    // SAFETY: all-zero structures are ones that have been released, which the stream then fills; what it gives is
+    // ours to release.
+    unsafe {
+        let mut schema = Owned(std::mem::zeroed::<Schema>());
+        if (*stream).schema.is_none_or(|get| get(stream, &mut schema.0) != 0) {
+            return Err(failed(stream));
+        }
+        let keep = PyList::empty(py);
+        let mut chunks = Vec::new();
+        loop {
+            let mut chunk = Owned(std::mem::zeroed::<Chunk>());
+            if (*stream).next.is_none_or(|next| next(stream, &mut chunk.0) != 0) {
+                return Err(failed(stream));
+            }
+            if chunk.0.release.is_none() {
+                break;
+            }
+            chunks.push(rows(name, &schema.0, &chunk.0)?);
+            keep.append(PyCapsule::new_with_value(py, chunk, c"kullback.chunk")?)?;
+        }
+        if chunks.is_empty() {
+            chunks.push(nothing(name, &schema.0)?);
+        }
+        joined(name, py, &chunks, keep.into_any(), kind_of(obj)?).map(Some)
+    }
+}
+
+/// No rows of a type.
+///
+/// # Safety
+/// The schema must not have been released.
+unsafe fn nothing(name: &str, schema: &Schema) -> PyResult<Rows> {
+    let mut leaf = schema;
+    let mut inner = Vec::new();
+    // SAFETY: as the caller vouches; lists and structures have children.
+    unsafe {
+        while shown(leaf).starts_with('+') {
+            let format = shown(leaf);
+            match format.strip_prefix("+w:").and_then(|n| n.parse().ok()) {
+                Some(width) => inner.push(width),
+                None if format == "+s" && leaf.n_children != 1 => {
+                    inner.push(leaf.n_children as usize);
+                    if leaf.n_children == 0 {
+                        let none = Numbers { dtype: Dtype::F64, data: ptr::null(), valid: Bits(ptr::null()), first: 0 };
+                        let cells = Cells::Along { numbers: none, starts: Starts::Every(0), present: vec![] };
+                        return Ok(Rows { rows: 0, inner, cells });
+                    }
+                }
+                None if format == "+s" => {
+                    if !shown(&**leaf.children).starts_with('+') {
+                        inner.push(1);
+                    }
+                }
+                None => inner.push(0),
+            }
+            leaf = &**leaf.children;
+        }
+    }
+    let numbers = Numbers { dtype: dtype_of(name, leaf)?, data: ptr::null(), valid: Bits(ptr::null()), first: 0 };
+    Ok(Rows { rows: 0, inner, cells: Cells::Along { numbers, starts: Starts::Every(1), present: vec![] } })
+}
+
+const _: () = assert!(size_of::<Schema>() == 72 && size_of::<Chunk>() == 80 && size_of::<Stream>() == 40);

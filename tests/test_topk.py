@@ -1,0 +1,134 @@
+"""Dumps of the k best tokens: kl_topk is the divergence of the coarse rows, never more than that of the whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import kullback as kb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from arrays import generator, matrix
+from test_cli import document, refused, run
+
+ROWS, CLASSES = 60, 40
+
+
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    base = matrix(ROWS, CLASSES, "logits", np.float64, scale=2.5)
+    other = base + 0.3 * generator("topk").standard_normal(base.shape)
+    return tuple(x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (base, other))  # type: ignore[return-value]
+
+
+def best(log_probs: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
+    return [[(int(i), float(row[i])) for i in np.argsort(-row)[:k]] for row in log_probs]
+
+
+def dump(path: Path, lists: list[list[tuple[int, float]]], form: str) -> Path:
+    named = [[(f"tok{i}", x) for i, x in row] for row in lists]
+    match form:
+        case "objects":
+            lines: list[Any] = [dict(row) for row in named]
+        case "lists":
+            lines = [[{"token": token, "logprob": x} for token, x in row] for row in named]
+        case "server":
+            entries = [
+                {"token": row[0][0], "logprob": row[0][1], "top_logprobs": [{"token": t, "logprob": x} for t, x in row]}
+                for row in named
+            ]
+            lines = [{"id": i, "logprobs": {"content": entries[i : i + 7]}} for i in range(0, len(entries), 7)]
+        case "parquet":
+            ids, values = ([[pair[i] for pair in row] for row in lists] for i in (0, 1))
+            pq.write_table(pa.table({"token_ids": ids, "logprobs": values}), path)
+            return path
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def coarse(base: list[list[tuple[int, float]]], other: list[list[tuple[int, float]]]) -> np.ndarray:
+    """The divergence of what both lists know, in plain sums."""
+    values = []
+    for left, right in zip(base, other, strict=True):
+        p, q = dict(left), dict(right)
+        both = [token for token in p if token in q]
+        kl = math.fsum(math.exp(p[t]) * (p[t] - q[t]) for t in both)
+        rest = [1 - math.fsum(math.exp(x[t]) for t in both) for x in (p, q)]
+        values.append(kl + (rest[0] * math.log(rest[0] / rest[1]) if rest[0] > 0 else 0))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("form", ["objects", "lists", "server", "parquet"])
+def test_the_divergence_is_that_of_the_coarse_rows(tmp_path: Path, form: str) -> None:
+    base, other = pair()
+    ending = ".parquet" if form == "parquet" else ".jsonl"
+    lists = best(base, 10), best(other, 10)
+    a, b = (dump(tmp_path / f"{name}{ending}", rows, form) for name, rows in zip("ab", lists, strict=True))
+    found = document("compare", a, b)
+    expected = coarse(*lists)
+    assert found["schema"] == "kullback.topk/1" and "kl" not in found
+    assert found["rows"] == {"total": ROWS, "scored": ROWS, "invalid": 0}
+    assert found["kl_topk"]["mean"] == pytest.approx(expected.mean(), rel=1e-12)
+    assert found["kl_topk"]["max"] == pytest.approx(expected.max(), rel=1e-12)
+    assert found["same_top"]["share"] == np.mean(base.argmax(1) == other.argmax(1))
+    whole = kb.kl_divergence(base, other, given="log_probs")
+    assert found["kl_topk"]["mean"] < whole.mean()
+    assert 0 < found["tail"]["base"]["mean"] < found["tail"]["base"]["max"] < 1
+    assert document("compare", a, a)["kl_topk"]["max"] == 0
+    assert run("compare", a, b, "--fail-if", "kl_topk.mean>0").exit_code == 4
+    assert "a lower bound" in run("compare", a, b).stdout
+
+
+def test_lists_of_all_tokens_give_the_divergence_itself(tmp_path: Path) -> None:
+    base, other = pair()
+    a, b = (dump(tmp_path / f"{i}.jsonl", best(x, CLASSES), "lists") for i, x in enumerate((base, other)))
+    expected = kb.kl_divergence(base, other, given="log_probs")
+    assert document("compare", a, b)["kl_topk"]["mean"] == pytest.approx(expected.mean(), rel=1e-9)
+
+
+def test_what_rounding_leaves_is_no_infinite_divergence(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    a.write_text('{"x": -0.6931471824645996, "y": -0.6931471824645996}\n{"x": -1.0, "y": -1.0}\n')
+    b.write_text('{"x": -0.6931471824645996, "y": -0.6931472}\n{"x": -0.6931471805599453, "y": -0.6931471805599453}\n')
+    found = document("compare", a, b)["kl_topk"]
+    assert found["min"] < 1e-12 and 0 < found["max"] < math.inf
+
+
+def test_more_of_the_lists_is_never_less_divergence(tmp_path: Path) -> None:
+    base, other = pair()
+    means = []
+    for k in (1, 3, 10, 30):
+        a, b = (dump(tmp_path / f"{i}.jsonl", best(x, k), "objects") for i, x in enumerate((base, other)))
+        means.append(document("compare", a, b)["kl_topk"]["mean"])
+    assert all(x > 0 for x in means) and means[0] < means[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "line 1: not JSON"),
+        ('{"a": -1}\n[1, 2]', "line 2: neither"),
+        ('{"a": 0.5}', "line 1: 'a' has 0.5"),
+        ('{"a": -0.1, "b": -0.2}', "line 1: its probabilities sum to 1.7"),
+        ('[{"logprob": -1}]', "line 1: an entry has no"),
+        ('{"a": "x"}', "line 1: 'a' has 'x'"),
+    ],
+)
+def test_damaged_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    assert message in refused(run("compare", path, path))
+
+
+def test_dumps_of_different_lengths_and_foreign_options_are_refused(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    a.write_text('{"x": -0.5}\n' * 3)
+    b.write_text('{"x": -0.5}\n' * 2)
+    assert f"{b}: ends after 2 positions, and {a} goes on" in refused(run("compare", a, b))
+    assert f"{b}: ends after 2 positions, and {a} goes on" in refused(run("compare", b, a))
+    assert "no such file" in refused(run("compare", a, tmp_path / "c.jsonl")).lower()
+    assert run("compare", a, a, "--labels", "y.npy").exit_code == 2
+    assert run("compare", a, a, "--format", "llama").exit_code == 2
