@@ -143,7 +143,8 @@ def select_matrices(spec: str, columns: Sequence[str] | None = None) -> list[Ten
     wide = [tensor for tensor in tensors if len(tensor.shape) >= 2]
     matrices = [tensor for tensor in wide if tensor.is_float] or [tensor for tensor in wide if tensor.is_integer]
     if not matrices:
-        raise FileError(f"{spec}: has no numeric array of two or more axes; it has {_spelled(tensors)}")
+        hint = "; --columns says which columns are classes" if any(t.path.suffix in TABLES for t in tensors) else ""
+        raise FileError(f"{spec}: has no numeric array of two or more axes; it has {_spelled(tensors)}{hint}")
     return matrices
 
 

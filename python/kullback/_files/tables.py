@@ -82,10 +82,9 @@ def list_table(path: Path, columns: Sequence[str] | None = None) -> list[Tensor]
     if columns is not None:
         tensors = [_matrix(path, _expanded(path, columns, fields.names), kinds, rows), *tensors]
     elif not any(is_list for _, is_list in kinds.values()):
-        for letters in ("f", "iu"):
-            names = [name for name, (dtype, _) in kinds.items() if dtype.kind in letters]
-            if len(names) > 1:
-                return [_matrix(path, names, kinds, rows), *tensors]
+        names = table.classes({name: dtype for name, (dtype, _) in kinds.items()})
+        if len(names) > 1:
+            tensors = [_matrix(path, names, kinds, rows), *tensors]
     return tensors
 
 
@@ -233,6 +232,14 @@ class _Table:
         """Count the rows."""
         raise NotImplementedError
 
+    def classes(self, dtypes: dict[str, np.dtype[Any]]) -> list[str]:
+        """Choose the columns that are the classes where nobody says: those of fractions, or else of integers."""
+        for letters in ("f", "iu"):
+            names = [name for name, dtype in dtypes.items() if dtype.kind in letters]
+            if len(names) > 1:
+                return names
+        return []
+
     def batches(self, names: tuple[str, ...], rows: int) -> Iterator[Any]:
         """Read columns front to back, about so many rows at a time."""
         raise NotImplementedError
@@ -242,8 +249,8 @@ class _Parquet(_Table):
     def _file(self) -> Any:
         import pyarrow.parquet as pq
 
-        # Buffered: a column chunk is read a piece at a time, not whole.
-        return pq.ParquetFile(self._path, memory_map=True, pre_buffer=False, buffer_size=1 << 20)
+        # Buffered, and not mapped: a column chunk is read a piece at a time, and stays in memory no longer.
+        return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=1 << 20)
 
     def schema(self) -> Any:
         return self._file().schema_arrow
@@ -324,6 +331,12 @@ class _Csv(_Table):
 
     def rows(self) -> int:
         return sum(batch.num_rows for batch in self._open(self._open(None).schema.names[:1]))
+
+    def classes(self, dtypes: dict[str, np.dtype[Any]]) -> list[str]:
+        """Choose all columns where they have no names; in text, a column of 0 and 1 does not say what it is."""
+        numeric = [name for name, dtype in dtypes.items() if dtype.kind in "iuf"]
+        mixed = len({dtypes[name].kind == "f" for name in numeric}) > 1
+        return [] if self._headed and mixed else numeric
 
     def batches(self, names: tuple[str, ...], rows: int) -> Iterator[Any]:
         import pyarrow as pa
