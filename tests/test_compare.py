@@ -596,7 +596,7 @@ def test_html_is_well_formed() -> None:
         assert set(page.cells) <= {13, 2}
     base, other, _ = pair(10, 4)
     both = kb.compare(base, other)
-    assert both._repr_html_() == render_html(both.summary())
+    assert both._repr_html_().startswith(render_html(both.summary()))
 
 
 def test_a_histogram_is_mentioned() -> None:

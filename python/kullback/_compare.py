@@ -269,7 +269,18 @@ class Comparison(Mapping[str, NDArray[Any]]):
         return render_text(self._summarised())
 
     def _repr_html_(self) -> str:
-        return render_html(self._summarised())
+        table = render_html(self._summarised())
+        picture = self._picture()
+        return table if picture is None else f"{table}\n{picture}"
+
+    def _picture(self) -> str | None:
+        """Draw how KL is distributed, where matplotlib is installed."""
+        if "kl" not in self._columns or not (self.status == 0).any():
+            return None
+        from kullback._plot import inline_picture
+
+        columns = {name: values.reshape(-1) for name, values in self._columns.items()}
+        return inline_picture(columns, self._summarised())
 
     def _repr_markdown_(self) -> str:
         return render_markdown(self._summarised())

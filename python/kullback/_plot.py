@@ -6,8 +6,11 @@ for a billion. matplotlib is imported only to draw.
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Histograms"]
+__all__ = ["Histograms", "inline_picture"]
 
 _LOWEST, _HIGHEST = -18, 5
 """Decades of KL with bins of their own: from below what f64 resolves to beyond any gap of f16 logits (65 504)."""
@@ -152,6 +155,31 @@ class Histograms:
         _mark(axes, [("mean", 100 * _number(summary, "mean"))], 0.83, "-")
         beyond = int(self._delta.sum() - counts.sum())
         _note(axes, [f"{_grouped(beyond)} further out"] if beyond else [])
+
+
+def inline_picture(columns: Mapping[str, NDArray[Any]], summary: Mapping[str, Any]) -> str | None:
+    """Draw a comparison as an element of HTML.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray
+        ``kl`` and, if there are labels, ``delta_p``, of shape (rows,).
+    summary : mapping
+        The comparison's summary.
+
+    Returns
+    -------
+    str or None
+        An ``img`` that holds its picture; None without matplotlib.
+    """
+    if find_spec("matplotlib") is None:
+        return None
+    seen = Histograms()
+    seen.update(columns)
+    file = io.BytesIO()
+    seen.draw(file, summary, title="")
+    picture = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="How KL is distributed over the rows" width="600" src="data:image/png;base64,{picture}">'
 
 
 def _counted(place: NDArray[Any], bins: int) -> NDArray[np.int64]:

@@ -98,6 +98,16 @@ def _plot(path: Path | None) -> Path | None:
     return _place(path)
 
 
+def _html(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    if path.suffix not in (".html", ".htm"):
+        raise typer.BadParameter(f"{path}: written are .html, .htm")
+    if not _installed("matplotlib"):
+        raise missing_extra("'--html'", "matplotlib", "plot")
+    return _place(path)
+
+
 def _place(path: Path) -> Path:
     """Check that a file can be there."""
     if path.is_dir():
@@ -150,6 +160,10 @@ Plot = Annotated[
     Path | None,
     typer.Option(callback=_plot, metavar="F", help="Draw the distribution of KL (and Δp) to F.png, F.svg or F.pdf."),
 ]
+Html = Annotated[
+    Path | None,
+    typer.Option(callback=_html, metavar="F", help="Write a page with statistics, pictures and the worst rows to F."),
+]
 FailIf = Annotated[
     list[str] | None,
     typer.Option(metavar="COND", help="Exit with 4 if COND holds, as 'kl.mean>0.01'; names as in the JSON form."),
@@ -181,6 +195,7 @@ def compare(
     as_json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    html: Html = None,
     fail_if: FailIf = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -193,14 +208,14 @@ def compare(
     if is_topk(base) and is_topk(other):
         used: dict[str, object] = {"--labels": labels, "--tokens": tokens, "--mask": mask, "--groups": groups}
         used |= {"--out": out, "--plot": plot, "--columns": columns, "--num-classes": num_classes}
-        used |= {"--top-k": top_k}
+        used |= {"--top-k": top_k, "--html": html}
         _compare_topk(base, other, used, fail_if, Format.json if as_json else form, threads)
         return
     spaces = _spaces(given, 2)
     ks = _counts(top_k)
     labelled = labels is not None or tokens is not None
     conditions = _conditions(fail_if, summary_names(labelled=labelled, top_k=ks))
-    _spare_inputs({"--out": out, "--plot": plot}, [base, other, labels, tokens, mask, groups])
+    _spare_inputs({"--out": out, "--plot": plot, "--html": html}, [base, other, labels, tokens, mask, groups])
     with reporting():
         document = compare_files(
             Request(
@@ -221,6 +236,7 @@ def compare(
                 out=out,
                 top_k=ks,
                 plot=plot,
+                html=html,
                 llama=form is ComparisonFormat.llama,
                 threads=threads,
                 quiet=quiet,

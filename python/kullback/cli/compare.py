@@ -22,6 +22,7 @@ from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, Part, described, parts
 from kullback.cli.llama import LlamaStatistics
 from kullback.cli.overlap import Overlap
+from kullback.cli.report import Report
 from kullback.cli.scan import Options, Selection, result_dtype, scan
 
 __all__ = ["Request", "compare_files", "summary_names"]
@@ -36,6 +37,7 @@ class Request(Options):
     given: tuple[Space, Space]
     top_k: tuple[int, ...]
     plot: Path | None
+    html: Path | None
     llama: bool
 
 
@@ -76,6 +78,11 @@ def compare_files(request: Request) -> dict[str, Any]:
     if request.top_k:
         _check_top_k(every, request)
     overlap = Overlap(request.top_k, total) if request.top_k else None
+    by_sequence = selection.by_sequence
+    longest = max(part.length for part in every) if by_sequence else total
+    report = None
+    if request.html:
+        report = Report(longest, by_sequence=by_sequence, temperature=request.temperature)
 
     def kernel(
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
@@ -98,6 +105,8 @@ def compare_files(request: Request) -> dict[str, Any]:
         if tail is not None and mass is not None:
             known_columns(block, given, labels, columns, status == 0)
             tail.update(mass[status == 0], labels_in_tail(block, labels, status == 0))
+        if report is not None:
+            report.update(block, given, columns, status, labels)
         if llama is not None and labels is not None:
             llama.update(block, given, labels, status == 0)
         return columns, status
@@ -118,6 +127,7 @@ def compare_files(request: Request) -> dict[str, Any]:
     with ExitStack() as stack:
         out = stack.enter_context(AtomicFile(request.out)) if request.out else None
         picture = stack.enter_context(AtomicFile(request.plot)) if request.plot else None
+        page = stack.enter_context(AtomicFile(request.html)) if request.html else None
         scan(
             every,
             selection,
@@ -134,8 +144,11 @@ def compare_files(request: Request) -> dict[str, Any]:
             document["tail"] = tail.summary()
         if llama is not None:
             document["llama"] = llama.summary()
+        title = f"{Path(request.base).name} against {Path(request.other).name}"
+        if report is not None and page is not None:
+            with page.reporting():
+                page.file.write(report.page(document, title=title).encode())
         if histograms is not None and picture is not None:
-            title = f"{Path(request.base).name} against {Path(request.other).name}"
             with picture.reporting():
                 histograms.draw(picture.file, document, title=title, kind=picture.path.suffix[1:])
     return document

@@ -69,7 +69,7 @@ class Selection:
             self.mask = Aligned(options.mask, every, "the mask", lambda tensor: tensor.is_integer)
         if options.groups is not None:
             self.groups = Aligned(options.groups, every, "the groups", _can_group)
-        self._by_sequence = len(every) > 1 or any(len(part.leading) > 1 for part in every)
+        self.by_sequence = len(every) > 1 or any(len(part.leading) > 1 for part in every)
 
     @property
     def sources(self) -> list[Aligned | Labels]:
@@ -84,7 +84,7 @@ class Selection:
         where = block.index, block.start, block.stop
         labels = self.labels.read(*where) if self.labels else None
         mask = self.mask.read(*where) != 0 if self.mask else None
-        groups = sequence if self._by_sequence else None
+        groups = sequence if self.by_sequence else None
         if self.groups:
             groups = self.groups.read(*where)
         return labels, mask, groups
