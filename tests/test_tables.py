@@ -115,6 +115,25 @@ def test_folders_of_parts_pair_up_by_file(tmp_path: Path) -> None:
     assert found["perplexity"]["base"] == kb.compare(base, other, labels).summary()["perplexity"]["base"]
 
 
+def test_scan_gives_every_row_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kullback.cli import inputs
+
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 8 * 7 * 10)
+    base, _, labels = pair()
+    (tmp_path / "parts").mkdir()
+    for i, cut in enumerate(np.array_split(np.arange(101), 3)):
+        write(tmp_path / "parts" / f"part-{i}.parquet", table_of(base[cut], labels[cut], "columns"))
+    np.save(tmp_path / "a.npy", base.reshape(1, 101, 7).transpose(2, 0, 1))
+    for file, options in ((tmp_path / "parts", {}), (str(tmp_path / "a.npy"), {"axis": 0})):
+        seen = [(start, rows.copy()) for start, rows in kb.scan(file, **options)]
+        assert [start for start, _ in seen] == np.cumsum([0, *(len(rows) for _, rows in seen)])[:-1].tolist()
+        assert len(seen) > 10 and np.array_equal(np.concatenate([rows for _, rows in seen]), base)
+    (start, rows), *_ = kb.scan(tmp_path / "parts", columns=["class1", "class5"], num_classes=1)
+    assert start == 0 and rows.shape[1] == 1 and rows[0, 0] == base[0, 1]
+    with pytest.raises(ValueError, match="no such file"):
+        next(kb.scan(tmp_path / "nothing.npy"))
+
+
 def test_csv_without_names_and_with_late_fractions(tmp_path: Path) -> None:
     rows = np.ones((5000, 3))
     rows[4000:] = [0.5, 1.25, 7]

@@ -25,6 +25,7 @@ from kullback._core import (
 if TYPE_CHECKING:
     from kullback._accumulate import Accumulator
     from kullback._compare import Comparison, compare
+    from kullback._scan import scan
 
 __all__ = [
     "Accumulator",
@@ -39,10 +40,11 @@ __all__ = [
     "kl_divergence",
     "nll",
     "num_threads",
+    "scan",
     "set_num_threads",
 ]
 
-_LAZY = {"Accumulator": "_accumulate", "Comparison": "_compare", "compare": "_compare"}
+_LAZY = {"Accumulator": "_accumulate", "Comparison": "_compare", "compare": "_compare", "scan": "_scan"}
 _MODULES = ("functional",)
 
 
