@@ -154,7 +154,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing there": (lambda folder: folder / "x.npy", "no such file"),
     "unknown ending": (
         lambda folder: put(folder / "x.txt"),
-        "unknown kind of file; read are .npy, .npz, .safetensors or .safetensors.index.json",
+        "unknown kind of file; read are .npy, .npz, .safetensors, .safetensors.index.json, .parquet, ",
     ),
     "empty npy": (lambda folder: put(folder / "x.npy"), "not a readable .npy file"),
     "npy cut in the header": (lambda f: cut(written(f / "x.npy", {"x": MATRIX}), 60), "not a readable .npy file"),
@@ -194,7 +194,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "no array of a known dtype",
     ),
     "index without a map": (lambda folder: put(folder / "m.safetensors.index.json", b"{}"), "no weight_map"),
-    "folder of nothing": (lambda folder: folder, "the folder has no file ending in .npy, .npz or .safetensors"),
+    "folder of nothing": (
+        lambda folder: folder,
+        "the folder has no file ending in .npy, .npz, .safetensors, .parquet, ",
+    ),
     "glob of nothing": (lambda folder: folder / "*.npy", "no file matches"),
 }
 
