@@ -543,17 +543,24 @@ fn surprise<const I: usize, const O: usize>(
 ) -> [f64; BATCH] {
     let (lead, x) = (Lead { shape: &job.lead }, &job.operands[I - 1]);
     let mut result = [0.0; BATCH];
+    // Ratios of a subnormal mass that overflow.
+    let mut beyond = Vec::new();
     for (k, row) in batch.rows.iter().enumerate() {
         let label = labels.get(&lead, *row);
         let Some(column) = usize::try_from(label).ok().filter(|c| *c < job.classes) else {
             invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(*row, label);
             continue;
         };
-        let (max, value) = (batch.value[O - 2][k], job.class(I - 1, *row, column));
+        // A zero without its sign.
+        let (max, value) = (batch.value[O - 2][k], job.class(I - 1, *row, column) + 0.0);
         result[k] = if x.given.is_log() { (max - value) / x.temperature } else { max / value };
+        if !x.given.is_log() && result[k] == f64::INFINITY && value > 0.0 {
+            beyond.push((k, ln(max) - ln(value)));
+        }
     }
     if !x.given.is_log() {
         ln_all(level, &mut result);
+        beyond.into_iter().for_each(|(k, ln)| result[k] = ln);
     }
     for (k, over) in batch.value[O - 1].iter().enumerate() {
         result[k] += over;

@@ -212,6 +212,35 @@ def test_softmax_and_log_softmax(function: str, part: str, dtype: str, c: int) -
     check(log_softmax, got, exact, "logits", (rows,), kinds, allowed)
 
 
+# ------------------------------------------------------------------------------------ rows that benches/worst.py found
+# Each exceeded its bound once: two rows in hexadecimal, their space and temperature.
+FOUND = [
+    # 1/T rounded to one f32 moves every gap of close rows alike.
+    (
+        JS,
+        "logits",
+        1000.0,
+        "-0x1.439488p+0 -0x1.8bde98p+0 -0x1.af73e4p-1 -0x1.c602dep+0 0x1.5f7da2p+0",
+        "0x1.3cd722p-1 -0x1.8fb6p-1 0x1.7076ap+0 0x1.292776p+1 0x1.e867dcp-1",
+    ),
+    (KL, "logits", 0.7, "-0x1.15453p-1 0x1.d79e98p+4", "0x1.099c9cp-1 0x1.c3bc6p+4"),
+    # Close to proportional, of totals 1 : 2.5e7, which a single pass in f32 finds only roughly.
+    (KL, "counts", 1.0, "0x1.bac34ep+19 0x1.0f59p+22", "0x1.266a74p-5 0x1.68ddb4p-3"),
+    # A subnormal mass that the scale of its row cut short.
+    (CROSS_ENTROPY, "counts", 1.0, "0x1.2ca67cp+1 0x1.737a2ep-8", "0x1.000dcp+1 0x1.04p-143"),
+]
+
+
+@pytest.mark.parametrize(("case", "space", "temperature", "p", "q"), FOUND, ids=str)
+def test_rows_found_by_a_search(case: Case, space: str, temperature: float, p: str, q: str) -> None:
+    rows = tuple(np.array([[float.fromhex(x) for x in row.split()]], np.float32) for row in (p, q))
+    keywords = {"given": space, "temperature": temperature}
+    exact = case.exact(*rows, **keywords)
+    # Divergences of probabilities and counts are held down to 1e-17.
+    allowed = np.maximum(case.allowed(exact, space, "f4"), 2e-23 if space == "counts" and case is KL else 0)
+    check(case, on_every_level(lambda: case(*rows, **keywords)), exact, space, rows, allowed=allowed)
+
+
 # -------------------------------------------------------------------------------------------------- drawn by hypothesis
 
 

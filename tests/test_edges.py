@@ -105,7 +105,7 @@ def test_rows_with_a_third_of_zeros_each(c: int, space: str, dtype: Any) -> None
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("totals", [(1, 1), (3, 1), (3, 4), (1, 3), (1, 1000)], ids=str)
+@pytest.mark.parametrize("totals", [(1, 1), (3, 1), (3, 4), (1, 3), (1, 1000), (1, 1 << 25), (3 << 26, 1)], ids=str)
 def test_proportional_counts_are_the_same_distribution(totals: tuple[int, int], dtype: Any) -> None:
     counts = generator("proportional").integers(0, 1 << 12, (200, 50))
     counts[:, 0] = 12
@@ -127,6 +127,21 @@ def test_subnormal_masses_are_finite(space: str, dtype: Any) -> None:
         for one, other in ((p, q), (q, p)):
             check(case, case(one, other, given=space), case.exact(one, other, given=space), space, (one, other))
     check(ENTROPY, kb.entropy(p, given=space), ENTROPY.exact(p, given=space), space, (p,))
+    # The ratio of the largest mass to a label's may overflow.
+    labels = np.array([0, 0, 0])
+    check(NLL, kb.nll(p, labels, given=space), NLL.exact(p, labels=labels, given=space), space, (p,))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("largest", [1.0, 2.0, 3.5, 1e4, 1e30])
+def test_a_subnormal_mass_keeps_its_bits_whatever_the_row_is_scaled_by(largest: float, dtype: Any) -> None:
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    q = np.array([[largest, 3 * tiny, 0], [largest, 1001 * tiny, largest], [7 * tiny, largest, largest]], dtype)
+    p = np.array([[2.0, 0.5, 0], [1.0, 3.0, 1.0], [4.0, 1.0, tiny]], dtype)
+    for case in PAIRED:
+        check(case, case(p, q, given="counts"), case.exact(p, q, given="counts"), "counts", (p, q))
+    check(ENTROPY, kb.entropy(q, given="counts"), ENTROPY.exact(q, given="counts"), "counts", (q,))
+    assert_same_bits(kb.entropy(q, given="counts"), kb.cross_entropy(q, q, given="counts"))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -115,20 +115,29 @@ pub trait Math: Element {
     #[inline(always)]
     fn ln<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self> {
         let at_zero = V::<S, Self>::splat(s, Self::NEG_INFINITY);
-        ln_where_zero_is::<S, Self>(s, x, at_zero)
+        ln_where_zero_is::<S, Self>(s, x, at_zero, splat::<S, Self>(s, 0.0))
     }
 
     /// ln x with ln 0 := 0, so that x ln x is right at 0.
     #[inline(always)]
     fn ln_or_zero<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self> {
-        ln_where_zero_is::<S, Self>(s, x, splat::<S, Self>(s, 0.0))
+        let zero = splat::<S, Self>(s, 0.0);
+        ln_where_zero_is::<S, Self>(s, x, zero, zero)
+    }
+
+    /// ln(c·x) with ln 0 := 0, c a power of two that is normal: bit for bit that of c·x where the product is normal, and
+    /// right where it would lose bits among the subnormal numbers or vanish.
+    #[inline(always)]
+    fn ln_scaled_or_zero<S: Simd>(s: S, x: V<S, Self>, c: V<S, Self>) -> V<S, Self> {
+        let (k, _) = Self::ln_split(s, c);
+        ln_where_zero_is::<S, Self>(s, x, splat::<S, Self>(s, 0.0), k)
     }
 }
 
-/// One test finds the vectors that hold anything but positive normal numbers. They are lifted out of the subnormal
-/// range before the polynomial and put right after it, so that it is compiled once.
+/// ln x + k ln 2. One test finds the vectors that hold anything but positive normal numbers. They are lifted out of the
+/// subnormal range before the polynomial and put right after it, so that it is compiled once.
 #[inline(always)]
-fn ln_where_zero_is<S: Simd, E: Math>(s: S, x: V<S, E>, at_zero: V<S, E>) -> V<S, E> {
+fn ln_where_zero_is<S: Simd, E: Math>(s: S, x: V<S, E>, at_zero: V<S, E>, more: V<S, E>) -> V<S, E> {
     let zero = splat::<S, E>(s, 0.0);
     let plain = E::is_plain(s, x).all_true();
     let (normal, shift) = if plain {
@@ -138,7 +147,7 @@ fn ln_where_zero_is<S: Simd, E: Math>(s: S, x: V<S, E>, at_zero: V<S, E>) -> V<S
         (small.select(E::lift(s, x), x), small.select(V::<S, E>::splat(s, E::LIFT), zero))
     };
     let (k, f) = E::ln_split(s, normal);
-    let y = E::ln_join(s, k - shift, f);
+    let y = E::ln_join(s, (k - shift) + more, f);
     if plain {
         return y;
     }

@@ -84,13 +84,11 @@ impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
         let (x, y) = (p * at[0], q * at[1]);
         let is_top = y.simd_eq(at[2]);
         let (top, rest) = (is_top.select(x, zero), is_top.select(zero, x));
-        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, y);
+        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, q, at[1], y);
         let mut term = rest * ln;
         let odd = odd | !p.simd_ge(V::<S, E>::splat(s, E::TINY));
         if CAREFUL {
             // Support is decided on q itself: what the scale has flushed to zero still has a logarithm.
-            let flushed = y.simd_eq(zero) & q.simd_gt(zero);
-            let ln = flushed.select(E::ln(s, q) + E::ln(s, at[1]), E::ln(s, y));
             term = p.simd_eq(zero).select(zero, rest * ln);
             let outside = q.simd_eq(zero) & p.simd_gt(zero);
             term = outside.select(V::<S, E>::splat(s, E::NEG_INFINITY), term);

@@ -42,10 +42,11 @@ impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
         [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
     ) -> Terms<S, E, 5> {
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
-        let p = p * at[0];
+        let (scale, raw) = (at[0], p);
+        let p = raw * scale;
         let is_top = p.simd_eq(at[1]);
         let (top, rest) = (is_top.select(p, zero), is_top.select(zero, p));
-        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, p);
+        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, raw, scale, p);
         let sums = [p_top + top, p_rest + rest, q_rest + rest, count + is_top.select(one, zero), moment + rest * ln];
         (sums, odd)
     }
@@ -127,13 +128,18 @@ pub(super) fn mass<S: Simd, E: Math>(s: S, scale: Scale<E>, at: &[W<S>], others:
     fma(count.value(s), scale.top(s, at), others.value(s))
 }
 
-/// ln p with ln 0 := 0; a plain one reports what is not positive, normal and finite.
+/// ln of a scaled mass with ln 0 := 0; a plain one reports what is not positive, normal and finite.
 #[inline(always)]
-pub(super) fn ln_term<S: Simd, E: Math, const CAREFUL: bool>(s: S, p: V<S, E>) -> (V<S, E>, M<S, E>) {
-    let odd = !E::is_plain(s, p);
+pub(super) fn ln_term<S: Simd, E: Math, const CAREFUL: bool>(
+    s: S,
+    raw: V<S, E>,
+    scale: V<S, E>,
+    scaled: V<S, E>,
+) -> (V<S, E>, M<S, E>) {
+    let odd = !E::is_plain(s, scaled);
     if CAREFUL {
-        return (E::ln_or_zero(s, p), odd);
+        return (E::ln_scaled_or_zero(s, raw, scale), odd);
     }
-    let (k, f) = E::ln_split(s, p);
+    let (k, f) = E::ln_split(s, scaled);
     (E::ln_join(s, k, f), odd)
 }

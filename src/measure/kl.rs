@@ -11,6 +11,8 @@ use crate::simd::*;
 /// KL of masses. With P = Σp, D = Σ(σq − p), G = Σ[p ln(p/σq) − p + σq] and r = 1 + D/P, it is G/P − (r − 1 − ln r);
 /// where the correction exceeds the result (counts with different totals) the row is passed once more with σ = P/Q.
 ///
+/// From totals 1 : 10⁶ on, `f32` finds σ in the first pass only roughly, and a third takes what the second has found.
+///
 /// Frame: σ as head and tail, 1 at first. Sums: P, D, G; D is summed as differences, exact where p and q are close.
 #[derive(Clone, Copy)]
 pub struct KlLin;
@@ -60,7 +62,7 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, part: Part<S, 2, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 2, 1> {
+    fn finish<S: Simd>(self, s: S, part: Part<S, 2, 3>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 2, 1> {
         let [total, apart, g] = each(part.sum, |x| x.value(s));
         let (zero, one, infinity) = (W::splat(s, 0.0), W::splat(s, 1.0), W::splat(s, f64::INFINITY));
         let (g, off) = (g / total, apart / total);
@@ -73,12 +75,13 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
         // Rows whose sums leave this range, or whose totals are too far apart, are scaled and passed once more.
         let usual = total.simd_gt(E::LEAST) & total.simd_lt(f64::INFINITY) & ratio.simd_gt(1e-12) & ratio.simd_lt(1e30);
         let kl = g.simd_eq(infinity).select(infinity, kl);
-        let head = E::head(one / ratio);
+        let sigma = (part.at[0] + part.at[1]) / ratio;
+        let head = E::head(sigma);
         Done {
             value: [usual.select(kl, W::splat(s, f64::NAN))],
             mass: [total, ratio * total],
-            again: if second { zero.simd_gt(zero) } else { again & usual & g.simd_lt(f64::INFINITY) },
-            hint: [head, one / ratio - head],
+            again: again & usual & g.simd_lt(f64::INFINITY),
+            hint: [head, sigma - head],
         }
     }
 }

@@ -136,7 +136,7 @@ impl<E: Math> Emit<E, 1, 3> for LogSoftmax<E> {
     #[inline(always)]
     fn emit<S: Simd>(self, s: S, at: &[V<S, E>; 3], [x]: [V<S, E>; 1]) -> V<S, E> {
         let (h, l) = two_diff(x, at[0]);
-        let inv = self.0.inverse(s);
+        let [inv, _] = self.0.inverse(s);
         let l = h.simd_gt(E::NEG_INFINITY).select(l, V::<S, E>::splat(s, E::from_f64(0.0)));
         // Where h·(1/T) rounds, its error joins the small terms.
         let q = h * inv;
