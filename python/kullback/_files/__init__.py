@@ -3,6 +3,7 @@
 from kullback._files.llama import Packed, PackedRows, tail_mass
 from kullback._files.rows import Rows, open_rows
 from kullback._files.select import EXTENSIONS, list_tensors, pair_matrices, select_aligned, select_matrices
+from kullback._files.shards import SHARD_EXTENSIONS, Shards
 from kullback._files.tensor import FileError, Tensor
 from kullback._files.topk import Position, is_topk, read_topk
 from kullback._files.writers import OUT_EXTENSIONS, AtomicFile, RowWriter, WriteError, open_writer
@@ -10,6 +11,7 @@ from kullback._files.writers import OUT_EXTENSIONS, AtomicFile, RowWriter, Write
 __all__ = [
     "EXTENSIONS",
     "OUT_EXTENSIONS",
+    "SHARD_EXTENSIONS",
     "AtomicFile",
     "FileError",
     "Packed",
@@ -17,6 +19,7 @@ __all__ = [
     "Position",
     "RowWriter",
     "Rows",
+    "Shards",
     "Tensor",
     "WriteError",
     "is_topk",

@@ -85,7 +85,7 @@ def _out(path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path}: written are {', '.join(OUT_EXTENSIONS)}")
     if path.suffix == ".parquet" and not _installed("pyarrow"):
         raise missing_extra("'--out'", "pyarrow", "arrow")
-    return _place(path)
+    return path if path.is_dir() else _place(path)
 
 
 def _plot(path: Path | None) -> Path | None:
@@ -156,6 +156,12 @@ Out = Annotated[
     Path | None,
     typer.Option(callback=_out, metavar="F", help="Write results a row to F.npy, F.csv or F.parquet."),
 ]
+ShardRows = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Make --out a folder of parts of N rows or more: after an interruption, go on there."
+    ),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(callback=_plot, metavar="F", help="Draw the distribution of KL (and Δp) to F.png, F.svg or F.pdf."),
@@ -194,6 +200,7 @@ def compare(
     ] = ComparisonFormat.table,
     as_json: Json = False,
     out: Out = None,
+    shard_rows: ShardRows = None,
     plot: Plot = None,
     html: Html = None,
     fail_if: FailIf = None,
@@ -211,6 +218,7 @@ def compare(
         used |= {"--top-k": top_k, "--html": html}
         _compare_topk(base, other, used, fail_if, Format.json if as_json else form, threads)
         return
+    _check_shards(out, shard_rows, {"--top-k": top_k, "--html": html, "--format llama": form is ComparisonFormat.llama})
     spaces = _spaces(given, 2)
     ks = _counts(top_k)
     labelled = labels is not None or tokens is not None
@@ -234,6 +242,7 @@ def compare(
                 on_invalid="nan" if on_invalid is OnInvalid.nan else "raise",
                 check=not no_check,
                 out=out,
+                shard_rows=shard_rows,
                 top_k=ks,
                 plot=plot,
                 html=html,
@@ -298,6 +307,7 @@ def score(
     form: Form = Format.table,
     as_json: Json = False,
     out: Out = None,
+    shard_rows: ShardRows = None,
     fail_if: FailIf = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -310,6 +320,7 @@ def score(
     measures = [measure.value for measure in measure or ([Measure.entropy] + [Measure.nll] * labelled)]
     if "nll" in measures and not labelled:
         raise typer.BadParameter("nll needs --labels or --tokens", param_hint="'--measure'")
+    _check_shards(out, shard_rows, {})
     spaces = _spaces(given, 1)
     conditions = _conditions(fail_if, summary_names(measures))
     _spare_inputs({"--out": out}, [file, labels, tokens, mask, groups])
@@ -331,6 +342,7 @@ def score(
                 on_invalid="nan" if on_invalid is OnInvalid.nan else "raise",
                 check=not no_check,
                 out=out,
+                shard_rows=shard_rows,
                 threads=threads,
                 quiet=quiet,
             )
@@ -377,6 +389,24 @@ def _names(columns: str | None) -> tuple[str, ...] | None:
     if not names:
         raise typer.BadParameter("names no column", param_hint="'--columns'")
     return names
+
+
+def _check_shards(out: Path | None, shard_rows: int | None, others: dict[str, object]) -> None:
+    """Check that parts are wanted where there can be some, and a file where there is no folder."""
+    from kullback._files import SHARD_EXTENSIONS
+
+    if shard_rows is None:
+        if out is not None and out.is_dir():
+            raise typer.BadParameter(f"{out} is a folder: --shard-rows writes into folders", param_hint="'--out'")
+        return
+    hint = "'--shard-rows'"
+    if out is None or out.suffix not in SHARD_EXTENSIONS:
+        raise typer.BadParameter(f"needs --out FOLDER ending in {' or '.join(SHARD_EXTENSIONS)}", param_hint=hint)
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is a file, where parts need a folder", param_hint="'--out'")
+    for option, value in others.items():
+        if value:
+            raise typer.BadParameter(f"is not for {option}, which needs all rows again", param_hint=hint)
 
 
 def _exclusive(first: str, first_value: object, second: str, second_value: object) -> None:

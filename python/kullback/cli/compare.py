@@ -71,6 +71,9 @@ def compare_files(request: Request) -> dict[str, Any]:
     if request.llama and selection.labels is None:
         raise FileError(f"{request.base}: --format llama needs the tokens that follow: --labels or --tokens")
 
+    if request.shard_rows is not None and has_tail(every):
+        raise FileError(f"{request.base}: --shard-rows is not for llama.cpp's files, whose tail a part does not hold")
+
     names = _columns(labelled=selection.labels is not None)
     tail = Tail() if has_tail(every) else None
     total = sum(part.rows for part in every)
@@ -125,7 +128,8 @@ def compare_files(request: Request) -> dict[str, Any]:
             overlap.update(block.matrices[0], block.matrices[1], status, groups)
 
     with ExitStack() as stack:
-        out = stack.enter_context(AtomicFile(request.out)) if request.out else None
+        single = request.out is not None and request.shard_rows is None
+        out = stack.enter_context(AtomicFile(request.out)) if request.out and single else None
         picture = stack.enter_context(AtomicFile(request.plot)) if request.plot else None
         page = stack.enter_context(AtomicFile(request.html)) if request.html else None
         scan(

@@ -220,6 +220,11 @@ class Labels:
         self._ignore = ignore_index
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """The arrays that are read."""
+        return self._aligned.tensors
+
+    @property
     def label(self) -> str:
         """The file, for messages."""
         return self._aligned.tensors[0].label
@@ -286,7 +291,7 @@ class Block:
 
 
 def blocks(
-    every: Sequence[Part], classes: int | None, also: Sequence[Aligned | Labels]
+    every: Sequence[Part], classes: int | None, also: Sequence[Aligned | Labels], first: int = 0
 ) -> Generator[Block, None, None]:
     """Walk the rows of all parts.
 
@@ -298,6 +303,8 @@ def blocks(
         Give only this many classes of each row.
     also : sequence of Aligned or Labels
         What is read along: released with every block, closed at the end.
+    first : int
+        Start with this row, which has to start a block.
 
     Yields
     ------
@@ -308,13 +315,15 @@ def blocks(
         for aligned in also:
             stack.callback(aligned.close)
         for index, part in enumerate(every):
+            if part.first + part.rows <= first:
+                continue
             with ExitStack() as opened:
                 readers = [open_rows(tensor, part.axis) for tensor in part.tensors]
                 for reader in readers:
                     opened.callback(reader.close)
                 widest = max(tensor.shape[part.axis] * tensor.dtype.itemsize for tensor in part.tensors)
                 step = min(max(1, BLOCK_BYTES // max(widest, 1)), BLOCK_ROWS)
-                for start in range(0, part.rows, step):
+                for start in range(max(first - part.first, 0), part.rows, step):
                     stop = min(start + step, part.rows)
                     matrices: list[NDArray[Any]] = []
                     clamped: list[NDArray[np.bool_] | None] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback._files import AtomicFile, FileError, Packed, Tensor, open_writer
+import kullback
+from kullback._files import AtomicFile, FileError, Packed, Shards, Tensor, open_writer
 from kullback.cli.inputs import Aligned, Block, Labels, Part, blocks, in_terms_of_options
 from kullback.cli.progress import showing_progress
 
 __all__ = ["Kernel", "Options", "Selection", "result_dtype", "scan"]
 
 Columns = dict[str, NDArray[Any]]
+
+_PLACES = ("row", "sequence", "position")
 
 Kernel = Callable[[Block, NDArray[Any] | None, NDArray[Any] | None], tuple[Columns, NDArray[np.uint8]]]
 """Computes the columns and the status of a block from its labels and its mask."""
@@ -39,6 +43,7 @@ class Options:
     on_invalid: Literal["nan", "raise"]
     check: bool
     out: Path | None
+    shard_rows: int | None
     threads: int | None
     quiet: bool
 
@@ -135,9 +140,12 @@ def scan(
     WriteError
         If `out` cannot be written.
     """
+    if options.out is not None and options.shard_rows is not None:
+        _scan_shards(every, selection, kernel, columns, update, options)
+        return
     rows = sum(part.rows for part in every)
     row_bytes = sum(part.rows * part.row_bytes for part in every) / max(rows, 1)
-    places = dict.fromkeys(("row", "sequence", "position"), np.dtype(np.int64))
+    places = dict.fromkeys(_PLACES, np.dtype(np.int64))
     with ExitStack() as stack:
         writer = stack.enter_context(open_writer(out, {**places, **columns}, rows)) if out else None
         walk = blocks(every, options.num_classes, selection.sources)
@@ -154,6 +162,74 @@ def scan(
             if writer is not None:
                 writer.write({**place, **{name: results[name] for name in columns}})
             advance(block.rows)
+
+
+def _scan_shards(
+    every: Sequence[Part],
+    selection: Selection,
+    kernel: Kernel,
+    columns: Mapping[str, np.dtype[Any]],
+    update: Callable[[Block, Columns, NDArray[np.uint8], NDArray[Any] | None], None],
+    options: Options,
+) -> None:
+    """Read what no part of the results has yet, and add what the parts have."""
+    assert options.out is not None and options.shard_rows is not None
+    rows = sum(part.rows for part in every)
+    row_bytes = sum(part.rows * part.row_bytes for part in every) / max(rows, 1)
+    stored = {**dict.fromkeys(_PLACES, np.dtype(np.int64)), **columns, "status": np.dtype(np.uint8)}
+    identity = _identity(every, selection, columns, options)
+    shards = Shards(options.out, stored, identity, options.shard_rows)
+    with ExitStack() as stack:
+        advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=options.quiet))
+        for first, results in shards.read_back():
+            for index, part in enumerate(every):
+                start, stop = max(first, part.first), min(first + len(results["row"]), part.first + part.rows)
+                if start >= stop:
+                    continue
+                # The rows without what was read of them: their places and groups are what is asked for.
+                nothing: list[NDArray[Any]] = [np.empty((stop - start, 0))]
+                block = Block(part, index, start - part.first, nothing, [None])
+                kept = {name: values[start - first : stop - first] for name, values in results.items()}
+                _, _, groups = selection.of(block, kept["sequence"])
+                update(block, {name: kept[name] for name in columns}, kept["status"], groups)
+                advance(block.rows)
+        walk = blocks(every, options.num_classes, selection.sources, shards.done)
+        stack.callback(walk.close)
+        for block in walk:
+            place = block.places()
+            labels, mask, groups = selection.of(block, place["sequence"])
+            try:
+                results, status = kernel(block, labels, mask)
+            except (ValueError, IndexError, TypeError) as error:
+                raise FileError(_located(error, block, selection)) from error
+            update(block, results, status, groups)
+            shards.write({**place, **{name: results[name] for name in columns}, "status": status})
+            advance(block.rows)
+        if _identity(every, selection, columns, options) != identity:
+            raise FileError(f"{every[0].tensors[0].path}: an input changed while it was read: start again")
+        shards.finish()
+
+
+def _identity(
+    every: Sequence[Part], selection: Selection, columns: Mapping[str, np.dtype[Any]], options: Options
+) -> dict[str, Any]:
+    """Give all that the results depend on: inputs as they are now, and options."""
+    inputs = [tensor for part in every for tensor in part.tensors]
+    for source in selection.sources:
+        inputs += source.tensors
+    files = {}
+    for path in {tensor.path for tensor in inputs}:
+        found = path.stat()
+        files[str(path)] = [found.st_size, found.st_mtime_ns]
+    ours = {"out", "threads", "quiet", "check", "plot"}
+    asked = {name: value for name, value in vars(options).items() if name not in ours}
+    return {
+        "version": kullback.__version__,
+        "files": dict(sorted(files.items())),
+        "arrays": [tensor.label for tensor in inputs],
+        "results": {name: dtype.str for name, dtype in columns.items()},
+        **json.loads(json.dumps(asked, default=str)),
+    }
 
 
 def _located(error: Exception, block: Block, selection: Selection) -> str:

@@ -97,7 +97,8 @@ def score_file(request: Request) -> dict[str, Any]:
     statistics = _Statistics(request.measures, sum(part.rows for part in every))
     dtype = result_dtype(every)
     with ExitStack() as stack:
-        out = stack.enter_context(AtomicFile(request.out)) if request.out else None
+        single = request.out is not None and request.shard_rows is None
+        out = stack.enter_context(AtomicFile(request.out)) if request.out and single else None
         scan(
             every,
             selection,
