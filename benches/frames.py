@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import scipy.stats
 from harness import Race, cpu_model, load, markdown, race, significant
 from kullback._files import open_rows, select_matrices
+from kullback.cli.inputs import BLOCK_BYTES
 from kullback.pandas import group_value_entropy
 
 Contenders = dict[str, Callable[[], Any]]
@@ -121,8 +122,10 @@ def file_cases(rows: int, classes: int, folder: Path) -> Iterator[Case]:
             (tensor,) = select_matrices(str(path))
             reader = open_rows(tensor, -1)
             seen = 0
-            for start in range(0, rows, 40_000):
-                seen += len(kb.entropy(reader.read(start, min(start + 40_000, rows))))
+            step = BLOCK_BYTES // (4 * classes)
+            for start in range(0, rows, step):
+                seen += len(kb.entropy(reader.read(start, min(start + step, rows))))
+            reader.close()
             return float(seen)
 
         contenders: Contenders = {"read and scored": score, "read by pyarrow": read}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,8 +24,8 @@ from kullback._files.tensor import FileError, Tensor
 
 __all__ = ["TABLES", "Columns", "TableRows", "list_table"]
 
-_BATCH_BYTES = 8 << 20
-"""Bytes of a batch: the block that is scored is cut from one or two of them."""
+_BATCH_BYTES, _BATCH_ROWS = 16 << 20, 1 << 17
+"""Bytes and rows of a batch at most: those of the block that is scored, which then is a batch as it stands."""
 
 _SEPARATORS = r"[\s,;]+"
 """What stands between the numbers of a list in a cell of text."""
@@ -159,8 +160,11 @@ class TableRows:
         self._place = place
         width = tensor.shape[1] if len(tensor.shape) > 1 else 1
         with _reporting(tensor.path):
-            step = max(1, _BATCH_BYTES // max(1, width * max(tensor.dtype.itemsize, 8)))
+            step = min(max(1, _BATCH_BYTES // max(1, width * tensor.dtype.itemsize)), _BATCH_ROWS)
             self._batches = _opened(tensor.path).batches(place.names, step)
+        # Decoding the next batch while the caller works on this one: pyarrow lets go of the interpreter meanwhile.
+        self._pool = ThreadPoolExecutor(1, "kullback-table")
+        self._ahead = self._pool.submit(next, self._batches, None)
         self._first = 0
         self._held = self._empty()
 
@@ -184,9 +188,10 @@ class TableRows:
 
     def _next(self, first: int, wanted: int) -> NDArray[Any]:
         with _reporting(self._tensor.path):
-            batch = next(self._batches, None)
+            batch = self._ahead.result()
         if batch is None:
             raise FileError(f"{self._tensor.label}: ends after {first} rows where {wanted} were expected")
+        self._ahead = self._pool.submit(next, self._batches, None)
         column = batch if self._place.matrix else batch.column(0)
         if self._tensor.dtype.kind == "U":
             words: NDArray[Any] = column.to_numpy(zero_copy_only=False).astype(str)
@@ -214,6 +219,7 @@ class TableRows:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
         self._batches = iter(())
         self._held = self._empty()
 
