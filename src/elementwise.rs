@@ -1,14 +1,18 @@
-//! Results of the input's own shape: softmax, log-softmax, and torch's KL terms.
+//! Results of the input's own shape and what is summed of them: the softmaxes, torch's pointwise losses, their gradients.
+
+use std::sync::Mutex;
 
 use crate::error::Result;
 use crate::math::Math;
 use crate::measure::{
-    CrossEntropyMixed, LogSoftmax, LogSumExp, PointwiseTarget, Softmax, TargetLog, TargetSum, TargetSumLog,
+    Binary, BinaryInput, BinaryTarget, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget, LogSoftmax,
+    LogSoftmaxInput, LogSumExp, Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, Softmax, SoftmaxInput,
+    Summed,
 };
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, Dtype, Emit, Lead, Map, Measure, Rows, Target, emit_rows, evaluate};
-use crate::score::{Job, nanoseconds_a_row, scale};
+use crate::rows::{BATCH, BLOCK, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
+use crate::score::{Given, Job, Operand, collapse, nanoseconds_a_row, scale};
 use crate::simd::level;
 
 /// Where results go.
@@ -16,6 +20,8 @@ use crate::simd::level;
 pub struct Field {
     /// The first result.
     pub data: *mut u8,
+    /// How results are stored: a floating dtype.
+    pub dtype: Dtype,
     /// Bytes from class to class.
     pub class_stride: isize,
     /// Bytes from row to row along each leading axis.
@@ -26,164 +32,415 @@ pub struct Field {
 unsafe impl Sync for Field {}
 
 impl Field {
-    fn target(&self) -> Target<'_> {
-        Target { data: self.data, class_stride: self.class_stride, lead: &self.lead }
+    pub(crate) fn target(&self) -> Target<'_> {
+        Target { data: self.data, dtype: self.dtype, class_stride: self.class_stride, lead: &self.lead, packed: None }
+    }
+
+    /// Stores the result of a row that has one.
+    pub(crate) fn store(&self, lead: &Lead<'_>, row: usize, value: f64) {
+        let at = self.data.wrapping_offset(lead.offset(&self.lead, row));
+        // SAFETY: the field has an element for every row, and one thread alone writes it.
+        unsafe { self.dtype.store(value, at) };
     }
 }
 
-/// The job and the field with adjacent leading axes merged.
-fn collapsed(job: &Job, field: &Field) -> (Job, Field) {
-    let (mut job, mut field) = (job.clone(), field.clone());
-    let mut all: Vec<&mut Vec<isize>> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
-    all.push(&mut field.lead);
-    crate::score::collapse(&mut job.lead, &mut all);
-    (job, field)
+/// A job about rows as they are.
+pub fn plain(operands: Vec<Operand>, lead: Vec<usize>, classes: usize, threads: usize) -> Job {
+    Job {
+        operands,
+        lead,
+        classes,
+        mask: None,
+        rows: None,
+        labels: None,
+        unit: 1.0,
+        most: f64::INFINITY,
+        root: false,
+        invalid_is_nan: true,
+        check_sums: false,
+        threads,
+        out: None,
+        total: false,
+    }
 }
 
-/// Whether every operand is computed in single precision.
-fn is_single(job: &Job) -> bool {
-    Dtype::single(job.operands.iter().map(|x| x.dtype))
+/// The job with adjacent leading axes merged, as those of `more` are, and the threads that it is worth.
+pub(crate) fn settled(job: &Job, more: Vec<&mut Vec<isize>>, nanoseconds: f64) -> Job {
+    let mut job = job.clone();
+    let mut all: Vec<&mut Vec<isize>> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
+    all.extend(job.mask.iter_mut().map(|x| &mut x.lead));
+    all.extend(job.rows.iter_mut().map(|x| &mut x.lead));
+    all.extend(job.labels.iter_mut().map(|x| &mut x.lead));
+    all.extend(more);
+    collapse(&mut job.lead, &mut all);
+    if nanoseconds * job.len() as f64 <= parallel::WORTH_THREADS {
+        job.threads = 1;
+    }
+    job
 }
 
 /// Rows that are normalised and then written: as many at once as stay in a 1 MiB share of L2.
-fn group(classes: usize, size: usize) -> usize {
+pub(crate) fn group(classes: usize, size: usize) -> usize {
     ((1 << 20) / (classes * size).max(1)).clamp(1, BATCH)
 }
 
-/// Writes the softmax, or its logarithm, of every row.
-pub fn softmax(job: &Job, field: &Field, logarithm: bool) -> Result<()> {
-    let (job, field) = collapsed(job, field);
-    if is_single(&job) {
-        softmax_of::<f32>(&job, &field, logarithm)
-    } else {
-        softmax_of::<f64>(&job, &field, logarithm)
+/// Calls `see` with up to [`BATCH`] rows at a time, as many as [`group`] says, and gives the sums of what it pushes on
+/// the tree that reductions keep.
+pub(crate) fn over_rows<const N: usize>(
+    job: &Job,
+    nanoseconds: f64,
+    group: usize,
+    see: impl Fn(&[usize], &mut [Total; N]) + Sync,
+) -> [Total; N] {
+    // Where a row is much work, few rows are worth threads.
+    let grain = if nanoseconds > 6_000.0 { 1 } else { group.min(if job.classes > SHORT { 16 } else { BATCH }) };
+    let size = parallel::chunk_rows(nanoseconds, grain);
+    let totals = Mutex::new(vec![[Total::default(); N]; job.len().div_ceil(size)]);
+    parallel::chunks(job.len(), size, job.threads, |chunk, range| {
+        let mut total = [Total::default(); N];
+        job.batches(range, |which| which.chunks(group).for_each(|which| see(which, &mut total)));
+        totals.lock().unwrap_or_else(|e| e.into_inner())[chunk] = total;
+    });
+    let mut all = [Total::default(); N];
+    for found in totals.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        all.iter_mut().zip(found).for_each(|(all, total)| all.merge(total));
     }
+    all
 }
 
-fn softmax_of<E: Math>(job: &Job, field: &Field, logarithm: bool) -> Result<()> {
-    let scale = scale::<E>(job.operands[0].temperature)?;
-    let rows = job.inputs::<E, 1>([Map::Keep]);
-    let level = level();
+/// Which of the softmaxes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Normal {
+    /// e^x/Σ e^x.
+    Softmax,
+    /// Its logarithm.
+    LogSoftmax,
+    /// The softmax of −x.
+    Softmin,
+}
+
+/// Writes a softmax of every row.
+pub fn softmax(job: &Job, single: bool, field: &Field, normal: Normal) -> Result<()> {
+    if single { softmax_of::<f32>(job, field, normal) } else { softmax_of::<f64>(job, field, normal) }
+}
+
+fn softmax_of<E: Math>(job: &Job, field: &Field, normal: Normal) -> Result<()> {
+    let scale = scale::<E>(1.0)?;
     let work = 2.0 * nanoseconds_a_row(job.classes, 1);
-    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
-    let group = group(job.classes, size_of::<E>());
-    parallel::chunks(job.len(), parallel::chunk_rows(work, 1), threads, |_, range| {
-        job.batches(range, |which| {
-            for which in which.chunks(group) {
-                let mut found = [[0.0; BATCH]; 2];
-                evaluate::<E, _, 1, 4, 2, 2>(level, LogSumExp(scale), &rows, which, &mut |batch| {
-                    for (found, value) in found.iter_mut().zip(batch.value) {
-                        found[..value.len()].copy_from_slice(value);
-                    }
-                });
-                // SAFETY: the field has the job's shape, and these rows are written by this thread only.
-                unsafe {
-                    if logarithm {
-                        let mut at = [[0.0; BATCH]; 3];
-                        for k in 0..which.len() {
-                            let frame = LogSoftmax(scale).frame([found[0][k], found[1][k]]);
-                            (0..3).for_each(|r| at[r][k] = frame[r]);
-                        }
-                        emit_rows(level, LogSoftmax(scale), &rows, which, &at, &field.target());
-                    } else {
-                        let mut at = [[0.0; BATCH]; 5];
-                        for k in (0..which.len()).step_by(8) {
-                            let eight = |x: &[f64; BATCH]| std::array::from_fn(|i| x[k + i]);
-                            let frames = Softmax(scale).frames(level, eight(&found[0]), eight(&found[1]));
-                            (0..5).for_each(|r| at[r][k..k + 8].copy_from_slice(&frames[r]));
-                        }
-                        emit_rows(level, Softmax(scale), &rows, which, &at, &field.target());
-                    }
+    let mut field = field.clone();
+    let job = &settled(job, vec![&mut field.lead], work);
+    let rows = job.inputs::<E, 1>([if normal == Normal::Softmin { Map::Negate } else { Map::Keep }]);
+    let level = level();
+    over_rows::<0>(job, work, group(job.classes, size_of::<E>()), |which, _| {
+        let mut found = [[0.0; BATCH]; 2];
+        evaluate::<E, _, 1, 4, 2, 2>(level, LogSumExp(scale), &rows, which, &mut |batch| {
+            for (found, value) in found.iter_mut().zip(batch.value) {
+                found[..value.len()].copy_from_slice(value);
+            }
+        });
+        // SAFETY: the field has the job's shape, and these rows are written by this thread only.
+        unsafe {
+            if normal == Normal::LogSoftmax {
+                let mut at = [[0.0; BATCH]; 3];
+                for k in 0..which.len() {
+                    let frame = LogSoftmax(scale).frame([found[0][k], found[1][k]]);
+                    (0..3).for_each(|r| at[r][k] = frame[r]);
                 }
+                emit_rows(level, LogSoftmax(scale), &rows, which, &at, &field.target());
+            } else {
+                let at = softmax_frames(Softmax(scale), which.len(), &found);
+                emit_rows(level, Softmax(scale), &rows, which, &at, &field.target());
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The frames of `n` rows from their maxima and what their log-sum-exps exceed them by.
+pub(crate) fn softmax_frames<E: Math>(softmax: Softmax<E>, n: usize, found: &[[f64; BATCH]; 2]) -> [[f64; BATCH]; 5] {
+    let mut at = [[0.0; BATCH]; 5];
+    for k in (0..n).step_by(8) {
+        let eight = |x: &[f64; BATCH]| std::array::from_fn(|i| x[k + i]);
+        let frames = softmax.frames(level(), eight(&found[0]), eight(&found[1]));
+        (0..5).for_each(|r| at[r][k..k + 8].copy_from_slice(&frames[r]));
+    }
+    at
+}
+
+/// What a log-sum-exp exceeds itself by: NaN where it is not finite, as that of the row is.
+pub(crate) fn zero_or_nan(lse: f64) -> f64 {
+    if lse.is_finite() { 0.0 } else { f64::NAN }
+}
+
+/// Writes the log-sum-exp of every row.
+pub fn log_sum_exp(job: &Job, single: bool, field: &Field) -> Result<()> {
+    if single { log_sum_exp_of::<f32>(job, field) } else { log_sum_exp_of::<f64>(job, field) }
+}
+
+fn log_sum_exp_of<E: Math>(job: &Job, field: &Field) -> Result<()> {
+    let scale = scale::<E>(1.0)?;
+    let work = nanoseconds_a_row(job.classes, 1);
+    let mut field = field.clone();
+    let job = &settled(job, vec![&mut field.lead], work);
+    let rows = job.inputs::<E, 1>([Map::Keep]);
+    let (level, lead) = (level(), Lead { shape: &job.lead });
+    over_rows::<0>(job, work, BATCH, |which, _| {
+        evaluate::<E, _, 1, 4, 2, 2>(level, LogSumExp(scale), &rows, which, &mut |batch| {
+            for (k, row) in which.iter().enumerate() {
+                let (max, over) = (batch.value[0][k], batch.value[1][k]);
+                // Of a row whose maximum is infinite, the maximum.
+                let value = if over.is_nan() { largest(job, *row) } else { max + over };
+                field.store(&lead, *row, value);
             }
         });
     });
     Ok(())
 }
 
-/// Writes torch's KL term of every class of an input (logarithms) and a target.
-pub fn kl_terms(job: &Job, field: &Field, log_target: bool) -> Result<()> {
-    let (job, field) = collapsed(job, field);
-    match (is_single(&job), log_target) {
-        (true, false) => terms::<f32, _>(&job, &field, PointwiseTarget),
-        (true, true) => terms::<f32, _>(&job, &field, TargetLog),
-        (false, false) => terms::<f64, _>(&job, &field, PointwiseTarget),
-        (false, true) => terms::<f64, _>(&job, &field, TargetLog),
-    }
+/// The largest element of a row, NaN if it holds one.
+fn largest(job: &Job, row: usize) -> f64 {
+    let mut largest = f64::NEG_INFINITY;
+    job.elements(0, row, |_, x| largest = if x.is_nan() || largest.is_nan() { f64::NAN } else { largest.max(x) });
+    largest
+}
+
+/// Writes the gradient of the log-sum-exp: e^{x − lse}·g, of operands x (all classes), g and lse (a number a row).
+pub fn log_sum_exp_gradient(job: &Job, single: bool, field: &Field) -> Result<()> {
+    if single { log_sum_exp_gradient_of::<f32>(job, field) } else { log_sum_exp_gradient_of::<f64>(job, field) }
+}
+
+fn log_sum_exp_gradient_of<E: Math>(job: &Job, field: &Field) -> Result<()> {
+    let softmax = Softmax(scale::<E>(1.0)?);
+    let work = nanoseconds_a_row(job.classes, 1);
+    let mut field = field.clone();
+    let job = &settled(job, vec![&mut field.lead], work);
+    let rows = job.inputs::<E, 1>([Map::Keep]);
+    let level = level();
+    over_rows::<0>(job, work, BATCH, |which, _| {
+        let mut found = [[0.0; BATCH]; 2];
+        for (k, row) in which.iter().enumerate() {
+            let lse = job.class(2, *row, 0);
+            (found[0][k], found[1][k]) = (lse, zero_or_nan(lse));
+        }
+        let mut at = softmax_frames(softmax, which.len(), &found);
+        for (k, row) in which.iter().enumerate() {
+            at[4][k] *= job.class(1, *row, 0);
+        }
+        // SAFETY: the field has the job's shape, and these rows are written by this thread only.
+        unsafe { emit_rows(level, softmax, &rows, which, &at, &field.target()) };
+    });
     Ok(())
 }
 
-fn terms<E: Math, T: Emit<E, 2, 0>>(job: &Job, field: &Field, term: T) {
+/// Writes the gradient of a softmax, from the gradient g of its result y and from y.
+pub fn softmax_gradient(job: &Job, single: bool, field: &Field, normal: Normal) {
+    if single { softmax_gradient_of::<f32>(job, field, normal) } else { softmax_gradient_of::<f64>(job, field, normal) }
+}
+
+fn softmax_gradient_of<E: Math>(job: &Job, field: &Field, normal: Normal) {
+    let work = 2.0 * nanoseconds_a_row(job.classes, 2);
+    let mut field = field.clone();
+    let job = &settled(job, vec![&mut field.lead], work);
     let rows = job.inputs::<E, 2>([Map::Keep; 2]);
-    let (level, work) = (level(), nanoseconds_a_row(job.classes, 2));
-    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
-    parallel::chunks(job.len(), parallel::chunk_rows(work, 1), threads, |_, range| {
-        job.batches(range, |which| {
-            // SAFETY: the field has the job's shape, and these rows are written by this thread only.
-            unsafe { emit_rows::<E, T, 2, 0>(level, term, &rows, which, &[], &field.target()) };
-        });
+    let g: Rows<'_, E, 1> = job.inputs([Map::Keep]);
+    let level = level();
+    over_rows::<0>(job, work, group(2 * job.classes, size_of::<E>()), |which, _| {
+        let mut at = [[0.0; BATCH]; 2];
+        at[1] = [if normal == Normal::Softmin { -1.0 } else { 1.0 }; BATCH];
+        let n = which.len();
+        // SAFETY: the field has the job's shape, and these rows are written by this thread only.
+        unsafe {
+            if normal == Normal::LogSoftmax {
+                evaluate::<E, _, 1, 0, 1, 1>(level, Summed(Same), &g, which, &mut |batch| {
+                    at[0][..n].copy_from_slice(batch.value[0]);
+                });
+                emit_rows(level, LogSoftmaxInput, &rows, which, &[at[0]], &field.target());
+            } else {
+                evaluate::<E, _, 2, 0, 1, 1>(level, Summed(Product), &rows, which, &mut |batch| {
+                    at[0][..n].copy_from_slice(batch.value[0]);
+                });
+                emit_rows(level, SoftmaxInput, &rows, which, &at, &field.target());
+            }
+        }
     });
 }
 
-/// The sum of torch's KL terms.
-pub fn kl_total(job: &Job, log_target: bool) -> Total {
-    let job = job.collapsed();
-    match (is_single(&job), log_target) {
-        (true, false) => total::<f32, _>(&job, TargetSum),
-        (true, true) => total::<f32, _>(&job, TargetSumLog),
-        (false, false) => total::<f64, _>(&job, TargetSum),
-        (false, true) => total::<f64, _>(&job, TargetSumLog),
-    }
+/// A value a class: of which inputs, in the order of the operands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pointwise {
+    /// torch's KL term of (input, target).
+    Kl,
+    /// The same of a target given as logarithms.
+    KlOfLog,
+    /// Its gradient by the input, of (target, gradient).
+    KlInput,
+    /// The same of a target given as logarithms.
+    KlOfLogInput,
+    /// Its gradient by the target, of (input, target, gradient).
+    KlTarget,
+    /// The same of a target given as logarithms.
+    KlOfLogTarget,
+    /// Binary cross entropy of (input, target, weight).
+    Binary,
+    /// Its gradient by the input, of (input, target, weight, gradient).
+    BinaryInput,
+    /// Its gradient by the target, of the same.
+    BinaryTarget,
+    /// Binary cross entropy with logits, of (input, target, weight, weight of the positives).
+    Logistic,
+    /// Its gradient by the input, of (input, target, weight, weight of the positives, gradient).
+    LogisticInput,
+    /// Its gradient by the target, of the same.
+    LogisticTarget,
 }
 
-fn total<E: Math, M: Measure<E, 2, 0, 1, 1>>(job: &Job, m: M) -> Total {
-    let rows: Rows<'_, E, 2> = job.inputs([Map::Keep; 2]);
-    sum_rows(job, |which, push| {
-        evaluate::<E, M, 2, 0, 1, 1>(level(), m, &rows, which, &mut |batch| {
-            batch.value[0].iter().for_each(|v| push(*v))
-        });
-    })
+/// Calls a generic function with the loss that a [`Pointwise`] is and its number of inputs, unless it is a gradient. Those
+/// are only ever written, and what is not called is not compiled.
+macro_rules! of_value {
+    ($value:expr, $function:ident::<$e:ty>($($argument:expr),*), else $otherwise:expr) => {
+        match $value {
+            Pointwise::Kl => $function::<$e, _, 2>(Kl, $($argument),*),
+            Pointwise::KlOfLog => $function::<$e, _, 2>(KlOfLog, $($argument),*),
+            Pointwise::Binary => $function::<$e, _, 3>(Binary, $($argument),*),
+            Pointwise::Logistic => $function::<$e, _, 4>(Logistic, $($argument),*),
+            _ => $otherwise,
+        }
+    };
 }
 
-/// The sum over rows of what `see` pushes, on the tree that reductions keep.
-fn sum_rows(job: &Job, see: impl Fn(&[usize], &mut dyn FnMut(f64)) + Sync) -> Total {
-    let work = nanoseconds_a_row(job.classes, job.operands.len());
-    let size = parallel::chunk_rows(work, BATCH);
-    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
-    let totals = std::sync::Mutex::new(vec![Total::default(); job.len().div_ceil(size)]);
-    parallel::chunks(job.len(), size, threads, |chunk, range| {
-        let mut total = Total::default();
-        job.batches(range, |which| see(which, &mut |v| total.push(v)));
-        totals.lock().unwrap_or_else(|e| e.into_inner())[chunk] = total;
-    });
-    let mut all = Total::default();
-    totals.into_inner().unwrap_or_else(|e| e.into_inner()).into_iter().for_each(|t| all.merge(t));
-    all
+/// The same for the gradients.
+macro_rules! of_gradient {
+    ($value:expr, $function:ident::<$e:ty>($($argument:expr),*)) => {
+        match $value {
+            Pointwise::KlInput => $function::<$e, _, 2>(KlInput, $($argument),*),
+            Pointwise::KlOfLogInput => $function::<$e, _, 2>(KlOfLogInput, $($argument),*),
+            Pointwise::KlTarget => $function::<$e, _, 3>(KlTarget, $($argument),*),
+            Pointwise::KlOfLogTarget => $function::<$e, _, 3>(KlOfLogTarget, $($argument),*),
+            Pointwise::BinaryInput => $function::<$e, _, 4>(BinaryInput, $($argument),*),
+            Pointwise::BinaryTarget => $function::<$e, _, 4>(BinaryTarget, $($argument),*),
+            Pointwise::LogisticInput => $function::<$e, _, 5>(LogisticInput, $($argument),*),
+            Pointwise::LogisticTarget => $function::<$e, _, 5>(LogisticTarget, $($argument),*),
+            _ => {}
+        }
+    };
 }
 
-/// Writes Σ_c w_c·(lse(y) − y_c) of every row of weights w and logits y, whatever the sign or the sum of the weights:
-/// torch's cross entropy with targets given as probabilities.
-pub fn soft_cross_entropy(job: &Job, field: &Field) -> Result<()> {
-    let (job, field) = collapsed(job, field);
-    if is_single(&job) { soft::<f32>(&job, &field) } else { soft::<f64>(&job, &field) }
+/// The elements of arrays that broadcast to one shape, as rows; and where results go, if anywhere.
+pub struct Elements {
+    parts: Vec<(Job, Option<Field>)>,
 }
 
-fn soft<E: Math>(job: &Job, field: &Field) -> Result<()> {
-    let measure = CrossEntropyMixed::<E, true>(scale::<E>(1.0)?);
-    let rows = job.inputs::<E, 2>([Map::Keep; 2]);
-    let (level, work) = (level(), nanoseconds_a_row(job.classes, 2));
-    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
-    let lead = Lead { shape: &job.lead };
-    parallel::chunks(job.len(), parallel::chunk_rows(work, BATCH), threads, |_, range| {
-        job.batches(range, |which| {
-            evaluate::<E, _, 2, 5, 4, 1>(level, measure, &rows, which, &mut |batch| {
-                for (row, value) in which.iter().zip(batch.value[0]) {
-                    let at = field.data.wrapping_offset(lead.offset(&field.lead, *row));
-                    // SAFETY: the field has an element for every row, and this thread alone writes this one.
-                    unsafe { at.cast::<E>().write_unaligned(E::from_f64(*value)) };
+impl Elements {
+    /// Elements of arrays: each a first element, a dtype, whether it is swapped, and its strides along `shape`.
+    ///
+    /// Rows are the last axis that is longer than 1, cut into blocks where it is long, so that the order of summation is
+    /// a function of the shape alone and one row is not one thread's.
+    pub fn new(
+        shape: &[usize],
+        operands: &[(*const u8, Dtype, bool, Vec<isize>)],
+        field: Option<(*mut u8, Dtype, Vec<isize>)>,
+        threads: usize,
+    ) -> Self {
+        let last = shape.iter().rposition(|n| *n != 1);
+        let classes = last.map_or(1, |i| shape[i]);
+        let mut lead = shape.to_vec();
+        last.map(|i| lead.remove(i));
+        let whole = classes / BLOCK;
+        let mut parts = Vec::new();
+        for (start, rows, classes) in [(0, whole, BLOCK), (whole * BLOCK, 1, classes % BLOCK)] {
+            let blocks = classes == BLOCK && start == 0 && rows > 0;
+            if (start == 0 && rows == 0) || (classes == 0 && whole > 0) {
+                continue;
+            }
+            let split = |strides: &[isize]| -> (isize, Vec<isize>) {
+                let mut lead = strides.to_vec();
+                let stride = last.map_or(0, |i| lead.remove(i));
+                if blocks {
+                    lead.push(stride * BLOCK as isize);
                 }
+                (stride, lead)
+            };
+            let mut lengths = lead.clone();
+            if blocks {
+                lengths.push(rows);
+            }
+            let inputs = operands.iter().map(|(data, dtype, swapped, strides)| {
+                let (class_stride, lead) = split(strides);
+                let data = data.wrapping_offset(start as isize * class_stride);
+                let (dtype, swapped, given) = (*dtype, *swapped, Given::Logits);
+                Operand { name: "input", data, dtype, swapped, class_stride, lead, given, temperature: 1.0 }
             });
+            let job = plain(inputs.collect(), lengths, classes, threads);
+            let field = field.as_ref().map(|(data, dtype, strides)| {
+                let (class_stride, lead) = split(strides);
+                Field { data: data.wrapping_offset(start as isize * class_stride), dtype: *dtype, class_stride, lead }
+            });
+            parts.push((job, field));
+        }
+        Elements { parts }
+    }
+
+    /// About how many nanoseconds it takes to see them all.
+    pub fn work(&self) -> f64 {
+        self.parts.iter().map(|(job, _)| nanoseconds_a_row(job.classes, job.operands.len()) * job.len() as f64).sum()
+    }
+
+    /// Writes a value of every element.
+    pub fn write(&self, value: Pointwise, single: bool) {
+        for (job, field) in &self.parts {
+            let Some(field) = field else { continue };
+            if single {
+                of_value!(value, write::<f32>(job, field), else of_gradient!(value, write::<f32>(job, field)));
+            } else {
+                of_value!(value, write::<f64>(job, field), else of_gradient!(value, write::<f64>(job, field)));
+            }
+        }
+    }
+
+    /// The sum of a loss of every element; of a gradient NaN, for nobody asks.
+    pub fn sum(&self, value: Pointwise, single: bool) -> f64 {
+        let mut all = Total::default();
+        for (job, _) in &self.parts {
+            all.merge(if single {
+                of_value!(value, sum::<f32>(job), else return f64::NAN)
+            } else {
+                of_value!(value, sum::<f64>(job), else return f64::NAN)
+            });
+        }
+        all.sum()
+    }
+
+    /// How many elements of two arrays are such that one is not between 0 and 1.
+    pub fn outside(&self, single: bool) -> f64 {
+        let mut all = Total::default();
+        for (job, _) in &self.parts {
+            all.merge(if single { sum::<f32, _, 2>(Outside, job) } else { sum::<f64, _, 2>(Outside, job) });
+        }
+        all.sum()
+    }
+}
+
+fn write<E: Math, T: Emit<E, I, 0>, const I: usize>(value: T, job: &Job, field: &Field) {
+    let work = nanoseconds_a_row(job.classes, I);
+    let mut field = field.clone();
+    let job = &settled(job, vec![&mut field.lead], work);
+    let rows = job.inputs::<E, I>([Map::Keep; I]);
+    let level = level();
+    over_rows::<0>(job, work, BATCH, |which, _| {
+        // SAFETY: the field has the job's shape, and these rows are written by this thread only.
+        unsafe { emit_rows::<E, T, I, 0>(level, value, &rows, which, &[], &field.target()) };
+    });
+}
+
+fn sum<E: Math, T: Emit<E, I, 0>, const I: usize>(value: T, job: &Job) -> Total {
+    let work = nanoseconds_a_row(job.classes, I);
+    let job = &settled(job, vec![], work);
+    let rows = job.inputs::<E, I>([Map::Keep; I]);
+    let level = level();
+    let [total] = over_rows::<1>(job, work, BATCH, |which, [total]| {
+        evaluate::<E, _, I, 0, 1, 1>(level, Summed(value), &rows, which, &mut |batch| {
+            batch.value[0].iter().for_each(|v| total.push(*v));
         });
     });
-    Ok(())
+    total
 }

@@ -66,6 +66,11 @@ pub fn label_out_of_range(label: i128, row: &str, classes: usize) -> Error {
     Error::Index(format!("label {label} of row {row} is out of range for {classes} classes"))
 }
 
+/// torch's message for a class index out of range.
+pub fn target_out_of_bounds(target: i128) -> Error {
+    Error::Index(format!("Target {target} is out of bounds."))
+}
+
 /// The message for an unknown option.
 pub fn unknown(argument: &str, got: &str, accepted: &[&str]) -> Error {
     let accepted: Vec<String> = accepted.iter().map(|a| format!("{a:?}")).collect();

@@ -120,7 +120,7 @@ fn evaluate<E: Math>(quantity: Quantity, job: &Job, outer: &Job, map: [Map; 2], 
         (Quantity::Nll, true, _) => score::<E, _, _, _, _, _>(job, outer, LogSumExp::<E>(t(0)?), single, rescue),
         (Quantity::CrossEntropy, false, false) => score::<E, _, _, _, _, _>(job, outer, CrossEntropyLin, map, rescue),
         (Quantity::CrossEntropy, false, true) => {
-            score::<E, _, _, _, _, _>(job, outer, CrossEntropyMixed::<E, false>(t(1)?), map, rescue)
+            score::<E, _, _, _, _, _>(job, outer, CrossEntropyMixed::<E>(t(1)?), map, rescue)
         }
         (Quantity::CrossEntropy, true, _) => {
             score::<E, _, _, _, _, _>(job, outer, CrossEntropyLog::<E>(t(0)?, t(1)?), map, rescue)

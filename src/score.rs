@@ -261,6 +261,12 @@ impl Job {
         }
     }
 
+    /// How many rows count.
+    pub fn count(&self) -> usize {
+        let lead = Lead { shape: &self.lead };
+        if self.all_count() { self.len() } else { (0..self.len()).filter(|row| self.counts(&lead, *row)).count() }
+    }
+
     /// Whether every row counts.
     fn all_count(&self) -> bool {
         self.rows.is_none() && self.labels.as_ref().is_none_or(|l| l.ignore.is_none())
@@ -268,7 +274,7 @@ impl Job {
 
     /// Whether a row counts.
     #[inline]
-    fn counts(&self, lead: &Lead<'_>, row: usize) -> bool {
+    pub fn counts(&self, lead: &Lead<'_>, row: usize) -> bool {
         if let Some(rows) = &self.rows {
             // SAFETY: the array has the shape of the leading axes.
             if unsafe { rows.data.offset(lead.offset(&rows.lead, row)).read() } == 0 {

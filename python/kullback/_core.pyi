@@ -11,25 +11,34 @@ __version__: str
 __all__ = [
     "ExactSum",
     "GroupSums",
+    "Measured",
     "__version__",
     "as_ndarray",
+    "binary_cross_entropy",
+    "binary_cross_entropy_backward",
     "compare_columns",
     "count_values",
     "cross_entropy",
+    "cross_entropy_backward",
+    "cross_entropy_loss",
     "entropy",
     "get_num_threads",
     "js_distance",
     "js_divergence",
     "kl_div",
+    "kl_div_backward",
     "kl_divergence",
-    "log_softmax",
+    "logsumexp",
+    "logsumexp_backward",
     "nll",
+    "nll_loss",
+    "nll_loss_backward",
     "set_num_threads",
     "set_simd_level",
     "simd_level",
     "simd_levels",
-    "soft_cross_entropy",
     "softmax",
+    "softmax_backward",
 ]
 
 def as_ndarray(obj: ArrayLike, name: str) -> NDArray[Any]: ...
@@ -129,18 +138,43 @@ def nll(
     out: NDArray[Any] | None = None,
     threads: int | None = None,
 ) -> Any: ...
-def softmax(x: ArrayLike, *, axis: SupportsIndex, threads: int | None = None) -> NDArray[Any]: ...
-def log_softmax(x: ArrayLike, *, axis: SupportsIndex, threads: int | None = None) -> NDArray[Any]: ...
-def kl_div(
-    input: ArrayLike,
-    target: ArrayLike,
-    *,
-    log_target: bool,
-    reduction: Literal["none", "sum", "mean"],
-    threads: int | None = None,
+def softmax(name: str, input: Any, dim: SupportsIndex) -> Any: ...
+def softmax_backward(name: str, grad: Any, result: Any, dim: SupportsIndex) -> Any: ...
+def logsumexp(input: Any, dim: SupportsIndex, keepdim: bool, wide: bool = False, like: Any = None) -> Any: ...
+def logsumexp_backward(grad: Any, input: Any, result: Any) -> Any: ...
+def kl_div(input: Any, target: Any, reduction: str, log_target: bool) -> Any: ...
+def kl_div_backward(grad: Any, input: Any, target: Any, reduction: str, log_target: bool, by_target: bool) -> Any: ...
+def binary_cross_entropy(
+    input: Any, target: Any, weight: Any, pos_weight: Any, reduction: str, logits: bool
 ) -> Any: ...
-def soft_cross_entropy(
-    weights: ArrayLike, logits: ArrayLike, *, axis: SupportsIndex, threads: int | None = None
+def binary_cross_entropy_backward(
+    grad: Any, input: Any, target: Any, weight: Any, pos_weight: Any, reduction: str, logits: bool, by_target: bool
+) -> Any: ...
+def cross_entropy_loss(
+    input: Any,
+    target: Any,
+    weight: Any,
+    ignore_index: SupportsIndex,
+    reduction: str,
+    label_smoothing: float,
+    save: bool,
+) -> tuple[Any, Any]: ...
+def cross_entropy_backward(
+    grad: Any,
+    input: Any,
+    target: Any,
+    weight: Any,
+    ignore_index: SupportsIndex,
+    reduction: str,
+    label_smoothing: float,
+    saved: Any,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Any, Any, Any]: ...
+def nll_loss(
+    input: Any, target: Any, weight: Any, ignore_index: SupportsIndex, reduction: str, save: bool
+) -> tuple[Any, Any]: ...
+def nll_loss_backward(
+    grad: Any, input: Any, target: Any, weight: Any, ignore_index: SupportsIndex, reduction: str, saved: Any
 ) -> Any: ...
 def compare_columns(
     base: ArrayLike,
@@ -165,6 +199,12 @@ def get_num_threads() -> int: ...
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def set_simd_level(name: str) -> None: ...
+
+@final
+class Measured:
+    def value(self, rows: Any) -> Any: ...
+    def axis(self, rows: Any) -> int: ...
+    def gradient(self, grad: Any, rows: Any, by: SupportsIndex) -> Any: ...
 
 @final
 class ExactSum:

@@ -1,76 +1,79 @@
-"""torch's names, signatures and rules, on NumPy arrays.
+"""torch's names, signatures and rules, on arrays and tensors.
 
 ``import kullback.functional as F`` where ``torch.nn.functional as F`` stood: defaults, argument order, reductions and
 errors are torch's; accumulation is in double precision, so that results differ from torch's in the last digits, for
-the better.
+the better. Arrays in, arrays out; CPU tensors in, tensors out, with gradients. ``docs/torch.md`` has the rules, and
+every deliberate difference.
 """
 
 from __future__ import annotations
 
+import operator
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from kullback import _core
-from kullback._coerce import as_array
 
-__all__ = ["cross_entropy", "kl_div", "log_softmax", "softmax"]
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "kl_div",
+    "log_softmax",
+    "logsumexp",
+    "nll_loss",
+    "softmax",
+    "softmin",
+]
 
-_REDUCTIONS = ("none", "mean", "sum")
+
+def _is_tensor(obj: Any) -> bool:
+    """Whether an argument is torch's, without importing it."""
+    return hasattr(type(obj), "__torch_function__")
 
 
-def _reduction(reduction: str, size_average: bool | None, reduce: bool | None, *more: str) -> str:
-    """Resolve torch's deprecated flags and refuse unknown names."""
-    if size_average is not None or reduce is not None:
-        if not (True if reduce is None else reduce):
-            reduction = "none"
-        else:
-            reduction = "mean" if size_average is None or size_average else "sum"
-        warnings.warn(
-            f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
-            UserWarning,
-            stacklevel=3,
-        )
-    if reduction not in (*_REDUCTIONS, *more):
-        raise ValueError(f"{reduction} is not a valid value for reduction")
+def _legacy(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """Resolve torch's deprecated flags."""
+    if size_average is None and reduce is None:
+        return reduction
+    if not (True if reduce is None else reduce):
+        reduction = "none"
+    else:
+        reduction = "mean" if size_average is None or size_average else "sum"
+    warnings.warn(
+        f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
+        UserWarning,
+        stacklevel=3,
+    )
     return reduction
 
 
-def _floating(obj: ArrayLike, name: str) -> NDArray[Any]:
-    array = as_array(obj, name) if type(obj) is not np.ndarray else obj
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must hold floating numbers, got dtype {array.dtype}")
-    return array
-
-
-def _scalar(array: Any) -> Any:
-    """Return a scalar for an array without axes."""
-    return array[()] if isinstance(array, np.ndarray) else array
-
-
-def softmax(input: ArrayLike, dim: int | None = None, *, dtype: Any = None) -> NDArray[Any]:
+def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
     """Softmax along an axis, ``exp(x) / sum(exp(x))``.
 
     Parameters
     ----------
-    input : array_like
+    input : array_like or Tensor
         Floating numbers; ``-inf`` is a masked class. A row of ``-inf``, or with ``+inf`` or NaN, gives NaN.
     dim : int
         The axis along which a row lies.
+    _stacklevel : int, optional
+        Of torch's warning about a missing `dim`.
     dtype : dtype, optional
         What the input is cast to first.
 
     Returns
     -------
-    ndarray
-        Of the input's shape: float32, or float64 for float64 input.
+    ndarray or Tensor
+        Of the input's shape and dtype.
 
     Raises
     ------
-    TypeError
+    NotImplementedError
         If the input holds no floating numbers.
+    IndexError
+        If `dim` is out of range.
 
     Examples
     --------
@@ -78,30 +81,34 @@ def softmax(input: ArrayLike, dim: int | None = None, *, dtype: Any = None) -> N
     >>> F.softmax([0.0, 0.0], dim=0)
     array([0.5, 0.5])
     """
-    return _normalise(_core.softmax, input, dim, dtype)
+    return _normalise("softmax", input, dim, _stacklevel, dtype)
 
 
-def log_softmax(input: ArrayLike, dim: int | None = None, *, dtype: Any = None) -> NDArray[Any]:
+def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
     """Logarithm of the softmax along an axis, ``x - ln(sum(exp(x)))``, within 4 ulp.
 
     Parameters
     ----------
-    input : array_like
+    input : array_like or Tensor
         Floating numbers; ``-inf`` is a masked class. A row of ``-inf``, or with ``+inf`` or NaN, gives NaN.
     dim : int
         The axis along which a row lies.
+    _stacklevel : int, optional
+        Of torch's warning about a missing `dim`.
     dtype : dtype, optional
         What the input is cast to first.
 
     Returns
     -------
-    ndarray
-        Of the input's shape, in nats: float32, or float64 for float64 input.
+    ndarray or Tensor
+        Of the input's shape and dtype, in nats.
 
     Raises
     ------
-    TypeError
+    NotImplementedError
         If the input holds no floating numbers.
+    IndexError
+        If `dim` is out of range.
 
     Examples
     --------
@@ -109,28 +116,134 @@ def log_softmax(input: ArrayLike, dim: int | None = None, *, dtype: Any = None) 
     >>> F.log_softmax([20.0, 0.0], dim=0)
     array([-2.06115362e-09, -2.00000000e+01])
     """
-    return _normalise(_core.log_softmax, input, dim, dtype)
+    return _normalise("log_softmax", input, dim, _stacklevel, dtype)
 
 
-def _normalise(kernel: Any, input: ArrayLike, dim: int | None, dtype: Any) -> NDArray[Any]:
-    array = np.asarray(input) if dtype is None else np.asarray(input).astype(dtype)
-    array = _floating(array, "input")
+def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    """Softmax of the negated input along an axis, ``exp(-x) / sum(exp(-x))``.
+
+    Parameters
+    ----------
+    input : array_like or Tensor
+        Floating numbers; ``+inf`` is a masked class. A row of ``+inf``, or with ``-inf`` or NaN, gives NaN.
+    dim : int
+        The axis along which a row lies.
+    _stacklevel : int, optional
+        Of torch's warning about a missing `dim`.
+    dtype : dtype, optional
+        What the input is cast to first.
+
+    Returns
+    -------
+    ndarray or Tensor
+        Of the input's shape and dtype.
+
+    Raises
+    ------
+    NotImplementedError
+        If the input holds no floating numbers.
+    IndexError
+        If `dim` is out of range.
+
+    Examples
+    --------
+    >>> import kullback.functional as F
+    >>> F.softmin([0.0, 1.0], dim=0).round(4)
+    array([0.7311, 0.2689])
+    """
+    return _normalise("softmin", input, dim, _stacklevel, dtype)
+
+
+def _normalise(name: str, input: Any, dim: int | None, stacklevel: int, dtype: Any) -> Any:
+    tensor = _is_tensor(input)
+    if not tensor and (dim is None or dtype is not None):
+        input = _core.as_ndarray(input, "input")
     if dim is None:
         warnings.warn(
-            "Implicit dimension choice for softmax has been deprecated. "
+            f"Implicit dimension choice for {name} has been deprecated. "
             "Change the call to include dim=X as an argument.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
-        dim = 0 if array.ndim in (0, 1, 3) else 1
-    if array.ndim == 0:
-        return np.asarray(kernel(array.reshape(1), axis=0)).reshape(())
-    return np.asarray(kernel(array, axis=dim))
+        dim = 0 if input.ndim in (0, 1, 3) else 1
+    if tensor:
+        from kullback import _torch
+
+        return _torch.call(_torch.Softmax, input if dtype is None else input.to(dtype), name, dim)
+    return _core.softmax(name, input if dtype is None else input.astype(dtype), dim)
+
+
+def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False) -> Any:
+    """Logarithm of the sum of exponentials along one axis or several, ``ln(sum(exp(x)))``.
+
+    Parameters
+    ----------
+    input : array_like or Tensor
+        Real numbers. A row of ``-inf`` gives ``-inf``, a row with ``+inf`` gives ``+inf``, one with NaN gives NaN.
+    dim : int or sequence of int
+        The axes that are summed over.
+    keepdim : bool, default False
+        Whether they stay in the result with length 1.
+
+    Returns
+    -------
+    ndarray, scalar or Tensor
+        Of the input's dtype, in nats; of integers float64, and in a tensor float32 as in torch.
+
+    Raises
+    ------
+    IndexError
+        If an axis is out of range.
+    RuntimeError
+        If an axis is named twice, or none is.
+
+    Examples
+    --------
+    >>> import kullback.functional as F
+    >>> print(F.logsumexp([0.0, 0.0], dim=0))
+    0.6931471805599453
+    """
+    array = input if hasattr(input, "ndim") else _core.as_ndarray(input, "input")
+    n = max(array.ndim, 1)
+    dims = [operator.index(d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))]
+    for d in dims:
+        if not -n <= d < n:
+            raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {d})")
+    dims = [d % n for d in dims]
+    for d in dims:
+        if dims.count(d) > 1:
+            raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
+    if not dims:
+        raise RuntimeError("logsumexp needs at least one dim")
+    if _is_tensor(input):
+        from kullback import _torch
+
+        return _torch.call(_torch.LogSumExp, input, dims, keepdim)
+    return reduce_axes(array, dims, keepdim)
+
+
+def reduce_axes(input: Any, dims: Sequence[int], keepdim: bool) -> Any:
+    """Take the log-sum-exp along one axis after the other, in double precision until the last.
+
+    Parameters
+    ----------
+    input : ndarray or Tensor
+        Real numbers.
+    dims : sequence of int
+        Different axes, none negative.
+    keepdim : bool
+        Whether they stay.
+    """
+    *first, last = sorted(dims, reverse=True)
+    value = input
+    for axis in first:
+        value = _core.logsumexp(value, axis, keepdim, wide=True)
+    return _core.logsumexp(value, last, keepdim, like=input if first else None)
 
 
 def kl_div(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Any,
+    target: Any,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
@@ -143,9 +256,9 @@ def kl_div(
 
     Parameters
     ----------
-    input : array_like
+    input : array_like or Tensor
         Logarithms of the model's probabilities.
-    target : array_like
+    target : array_like or Tensor
         Probabilities, or their logarithms with `log_target`; broadcasts with `input`.
     size_average, reduce : bool, optional
         torch's deprecated flags.
@@ -156,13 +269,13 @@ def kl_div(
 
     Returns
     -------
-    ndarray or scalar
-        In nats.
+    ndarray, scalar or Tensor
+        In nats, in the dtype that the inputs promote to.
 
     Raises
     ------
-    TypeError
-        If an input holds no floating numbers.
+    RuntimeError
+        If an input holds no floating numbers, or shapes do not broadcast.
     ValueError
         If the reduction is unknown.
 
@@ -173,11 +286,7 @@ def kl_div(
     >>> print(F.kl_div(np.log([[1/3, 1/3, 1/3]]), [[0.36, 0.48, 0.16]], reduction="batchmean").round(4))
     0.0853
     """
-    reduction = _reduction(reduction, size_average, reduce, "batchmean")
-    x, t = (np.asarray(a) if type(a) is not np.ndarray else a for a in (input, target))
-    if any(a.dtype.kind in "iub" for a in (x, t)):
-        raise TypeError("kl_div: Integral inputs not supported.")
-    x, t = _floating(x, "input"), _floating(t, "target")
+    reduction = _legacy(size_average, reduce, reduction)
     if reduction == "mean":
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
@@ -186,28 +295,120 @@ def kl_div(
             UserWarning,
             stacklevel=2,
         )
-    rows = np.broadcast(x, t)
-    shape = rows.shape
-    left, right = (np.broadcast_to(a, shape or (1,)) for a in (x, t))
-    if reduction == "none":
-        return _scalar(np.asarray(_core.kl_div(left, right, log_target=log_target, reduction="none")).reshape(shape))
-    total = _core.kl_div(left, right, log_target=log_target, reduction="sum")
-    if reduction == "sum":
-        return total
-    count = rows.size if reduction == "mean" else (x.shape[0] if x.ndim else 1)
-    return _divide(total, count)
+    if _is_tensor(input) or _is_tensor(target):
+        from kullback import _torch
+
+        return _torch.call(_torch.KlDiv, input, target, reduction, log_target)
+    return _core.kl_div(input, target, reduction, log_target)
 
 
-def _divide(total: Any, by: Any) -> Any:
-    """Divide in double precision and round once; 0/0 is NaN without a warning."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return total.dtype.type(np.float64(total) / np.float64(by))
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    """Torch's BCELoss: ``-w * (t * ln(p) + (1 - t) * ln(1 - p))``, logarithms not below -100.
+
+    Parameters
+    ----------
+    input : array_like or Tensor
+        Probabilities.
+    target : array_like or Tensor
+        Probabilities of the input's shape; in arrays of any dtype, in tensors of the input's.
+    weight : array_like or Tensor, optional
+        A factor for each element; broadcasts to the input.
+    size_average, reduce : bool, optional
+        torch's deprecated flags.
+    reduction : {"mean", "sum", "none"}
+        "mean" divides by the number of elements, whatever the weights.
+
+    Returns
+    -------
+    ndarray, scalar or Tensor
+        In nats.
+
+    Raises
+    ------
+    RuntimeError
+        If an element of input or target is not between 0 and 1, or the weight does not broadcast.
+    ValueError
+        If sizes differ or the reduction is unknown.
+
+    Examples
+    --------
+    >>> import kullback.functional as F
+    >>> print(F.binary_cross_entropy([0.5, 0.25], [1.0, 0.0]).round(4))
+    0.4904
+    """
+    reduction = _legacy(size_average, reduce, reduction)
+    if _is_tensor(input) or _is_tensor(target):
+        from kullback import _torch
+
+        return _torch.call(_torch.BinaryCrossEntropy, input, target, weight, None, reduction, False)
+    return _core.binary_cross_entropy(input, target, weight, None, reduction, False)
+
+
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
+    """Torch's BCEWithLogitsLoss, ``w * (p * t * ln(1 + exp(-x)) + (1 - t) * ln(1 + exp(x)))``.
+
+    Parameters
+    ----------
+    input : array_like or Tensor
+        Logits.
+    target : array_like or Tensor
+        Probabilities of the input's shape.
+    weight : array_like or Tensor, optional
+        A factor w for each element; broadcasts to the input.
+    size_average, reduce : bool, optional
+        torch's deprecated flags.
+    reduction : {"mean", "sum", "none"}
+        "mean" divides by the number of elements, whatever the weights.
+    pos_weight : array_like or Tensor, optional
+        A factor p for the positives; broadcasts to the input.
+
+    Returns
+    -------
+    ndarray, scalar or Tensor
+        In nats; a tensor has the target's dtype, as in torch.
+
+    Raises
+    ------
+    NotImplementedError
+        If the input holds no floating numbers.
+    RuntimeError
+        If a weight does not broadcast.
+    ValueError
+        If sizes differ or the reduction is unknown.
+
+    Examples
+    --------
+    >>> import kullback.functional as F
+    >>> print(F.binary_cross_entropy_with_logits([0.0, -20.0], [1.0, 0.0], reduction="none").round(12))
+    [6.93147181e-01 2.06100000e-09]
+    """
+    reduction = _legacy(size_average, reduce, reduction)
+    if _is_tensor(input) or _is_tensor(target):
+        from kullback import _torch
+
+        return _torch.call(_torch.BinaryCrossEntropyWithLogits, input, target, weight, pos_weight, reduction, True)
+    return _core.binary_cross_entropy(input, target, weight, pos_weight, reduction, True)
 
 
 def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input: Any,
+    target: Any,
+    weight: Any = None,
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
@@ -218,12 +419,12 @@ def cross_entropy(
 
     Parameters
     ----------
-    input : array_like
-        Logits of shape (C,), (N, C) or (N, C, d1, ...): the class axis is 1, or 0 for one row.
-    target : array_like
-        Class indices in the shape of `input` without the class axis, or, in the shape of `input` and floating,
-        probabilities, which need not sum to 1.
-    weight : array_like, optional
+    input : array_like or Tensor
+        Logits of shape (C,), (N, C) or (N, C, d1, ...): the class axis is 1, or 0 for one row. They are read once.
+    target : array_like or Tensor
+        Class indices in the shape of `input` without the class axis (in arrays of any integer dtype, in tensors of
+        int64 or uint8), or, in the shape of `input` and floating, probabilities, which need not sum to 1.
+    weight : array_like or Tensor, optional
         A factor per class, shape (C,).
     size_average, reduce : bool, optional
         torch's deprecated flags.
@@ -236,15 +437,17 @@ def cross_entropy(
 
     Returns
     -------
-    ndarray or scalar
+    ndarray, scalar or Tensor
         In nats.
 
     Raises
     ------
-    TypeError
-        If the logits are not floating or the target is of the wrong kind.
+    NotImplementedError
+        If the logits are not floating.
+    RuntimeError
+        If the target is of the wrong kind, or shapes or the weight do not fit.
     ValueError
-        If shapes do not fit or an option is unknown.
+        If the batches differ in size or the reduction is unknown.
     IndexError
         If a class index is out of range.
 
@@ -254,106 +457,67 @@ def cross_entropy(
     >>> print(F.cross_entropy([[20.0, 0.0]], [0]))
     2.061153620314381e-09
     """
-    reduction = _reduction(reduction, size_average, reduce)
-    x = _floating(np.asarray(input) if type(input) is not np.ndarray else input, "input")
-    t = np.asarray(target) if type(target) is not np.ndarray else target
-    if label_smoothing > 1.0:
-        raise ValueError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-    smoothing = max(float(label_smoothing), 0.0)
-    if x.ndim == 0:
-        raise ValueError("input must have at least one axis, the classes")
-    axis = 0 if x.ndim == 1 else 1
-    classes = x.shape[axis]
-    w = None if weight is None else _floating(np.asarray(weight), "weight")
-    if w is not None and w.shape != (classes,):
-        raise ValueError(
-            f"weight tensor should be defined either for all {classes} classes or no classes but got weight tensor of "
-            f"shape: {list(w.shape)}"
-        )
-    if t.shape == x.shape:
-        return _from_probabilities(x, t, w, axis, ignore_index, reduction, smoothing)
-    _check_shapes(x, t)
-    if t.dtype.kind not in "iu":
-        raise TypeError(f"target must hold class indices (any integer dtype), got dtype {t.dtype}")
-    return _from_indices(x, t, w, axis, ignore_index, reduction, smoothing)
+    reduction = _legacy(size_average, reduce, reduction)
+    if _is_tensor(input) or _is_tensor(target):
+        from kullback import _torch
+
+        return _torch.call(_torch.CrossEntropy, input, target, weight, ignore_index, reduction, label_smoothing)
+    return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, label_smoothing, False)[0]
 
 
-def _check_shapes(x: NDArray[Any], t: NDArray[Any]) -> None:
-    if x.ndim > 1 and t.ndim and x.shape[0] != t.shape[0]:
-        raise ValueError(f"Expected input batch_size ({x.shape[0]}) to match target batch_size ({t.shape[0]}).")
-    expected = (x.shape[:1] + x.shape[2:]) if x.ndim > 1 else ()
-    if t.shape != expected:
-        raise ValueError(f"Expected target size {list(expected)}, got {list(t.shape)}")
-
-
-def _reduce(values: NDArray[Any], count: Any, reduction: str, dtype: Any) -> Any:
-    if reduction == "none":
-        return _scalar(values.astype(dtype, copy=False))
-    total = dtype.type(np.sum(values, dtype=np.float64))
-    return total if reduction == "sum" else _divide(np.float64(np.sum(values, dtype=np.float64)), count).astype(dtype)
-
-
-def _result(x: NDArray[Any], *more: NDArray[Any] | None) -> np.dtype[Any]:
-    double = any(a is not None and a.dtype == np.float64 for a in (x, *more))
-    return np.dtype(np.float64 if double else np.float32)
-
-
-def _from_indices(
-    x: NDArray[Any], t: NDArray[Any], w: NDArray[Any] | None, axis: int, ignore: int, reduction: Any, smoothing: float
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
 ) -> Any:
-    classes = x.shape[axis]
-    counted = t != ignore
-    wrong = counted & ((t < 0) | (t >= classes))
-    if wrong.any():
-        raise IndexError(f"Target {t[wrong].flat[0]} is out of bounds.")
-    # A label that is ignored is still read: as class 0.
-    labels = np.where(counted, t, 0).astype(np.int64, copy=False)
-    if w is None and smoothing == 0.0:
-        if t.ndim == 0 and reduction == "none":
-            reduction = "sum"
-        values = _core.nll(
-            x,
-            t,
-            given="logits",
-            axis=axis,
-            ignore_index=ignore,
-            on_invalid="nan",
-            reduction=reduction,
-        )
-        return np.where(counted, values, values.dtype.type(0)) if reduction == "none" else values
-    dtype = _result(x, w)
-    if classes == 0:
-        values = np.zeros(t.shape)
-    else:
-        values = np.asarray(_core.nll(x, labels, given="logits", axis=axis, on_invalid="nan"), dtype=np.float64)
-    factor = np.ones(t.shape) if w is None else w.astype(np.float64)[labels]
-    with np.errstate(invalid="ignore"):
-        values = factor * values
-    if smoothing > 0.0:
-        share = np.ones(classes, x.dtype) if w is None else w
-        spread = np.asarray(_core.soft_cross_entropy(share, x, axis=axis), dtype=np.float64)
-        with np.errstate(invalid="ignore"):
-            values = (1.0 - smoothing) * values + (smoothing / classes) * spread
-    values = np.where(counted, values, 0.0)
-    return _reduce(values, np.sum(np.where(counted, factor, 0.0)), reduction, dtype)
+    """Torch's NLLLoss: ``-w[y] * input[y]`` of log-probabilities and class indices.
 
+    Parameters
+    ----------
+    input : array_like or Tensor
+        Log-probabilities of shape (C,), (N, C) or (N, C, d1, ...).
+    target : array_like or Tensor
+        Class indices in the shape of `input` without the class axis: in arrays of any integer dtype, in tensors of
+        int64 or uint8.
+    weight : array_like or Tensor, optional
+        A factor per class, shape (C,).
+    size_average, reduce : bool, optional
+        torch's deprecated flags.
+    ignore_index : int, default -100
+        The index of positions that add nothing and are not counted.
+    reduction : {"mean", "sum", "none"}
+        "mean" divides by the weights of the labels that count.
 
-def _from_probabilities(
-    x: NDArray[Any], t: NDArray[Any], w: NDArray[Any] | None, axis: int, ignore: int, reduction: Any, smoothing: float
-) -> Any:
-    if t.dtype.kind != "f" and t.dtype.name != "bfloat16":
-        raise TypeError(f"Expected floating point type for target with class probabilities, got {t.dtype}")
-    if ignore >= 0:
-        raise ValueError("ignore_index is not supported for floating point target")
-    dtype = _result(x, t, w)
-    if x.shape[axis] == 0:
-        # torch counts positions as size / classes: 0 / 0.
-        return _reduce(np.zeros(x.shape[:axis] + x.shape[axis + 1 :]), 0, reduction, dtype)
-    if smoothing > 0.0:
-        t = (t * (1.0 - smoothing) + smoothing / x.shape[axis]).astype(dtype)
-    if w is not None:
-        along = [1] * x.ndim
-        along[axis] = -1
-        t = t * w.reshape(along)
-    values = np.asarray(_core.soft_cross_entropy(t, x, axis=axis))
-    return _reduce(values, x.size // max(x.shape[axis], 1), reduction, dtype)
+    Returns
+    -------
+    ndarray, scalar or Tensor
+        In nats.
+
+    Raises
+    ------
+    NotImplementedError
+        If the input is not floating.
+    RuntimeError
+        If the target is not of indices, or shapes or the weight do not fit.
+    ValueError
+        If the batches differ in size or the reduction is unknown.
+    IndexError
+        If a class index is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kullback.functional as F
+    >>> print(F.nll_loss(np.log([[0.25, 0.75]]), [1]).round(4))
+    0.2877
+    """
+    reduction = _legacy(size_average, reduce, reduction)
+    if _is_tensor(input) or _is_tensor(target):
+        from kullback import _torch
+
+        return _torch.call(_torch.NllLoss, input, target, weight, ignore_index, reduction)
+    return _core.nll_loss(input, target, weight, ignore_index, reduction, False)[0]

@@ -4,7 +4,7 @@
 use super::entropy::{ln_term, mass};
 use super::frame::{Scale, in_range, join_lin, lin_frame, ln_over_top};
 use crate::math::{Math, wide};
-use crate::rows::{Done, Measure, Part, Terms, none};
+use crate::rows::{Done, Measure, Part, Terms};
 use crate::simd::*;
 
 /// Cross entropy of masses: ln(Q/q₀) + Σ_{q≠q₀} p·ln(q₀/q)/P.
@@ -218,19 +218,18 @@ pub(super) fn expected<S: Simd, E: Math, const CAREFUL: bool>(
     (term, odd)
 }
 
-/// Cross entropy of masses p against e^{y/U}, times P if `WEIGHTED`: then the weights need no normalisation, may be
-/// negative, and a class of weight 0 where q = 0 is NaN: torch's rule for targets given as probabilities.
+/// Cross entropy of masses p against e^{y/U}.
 ///
 /// Frame: the scale of p, then that of y. Sums: P, s and k of y, Σ p·(y − max y).
 #[derive(Clone, Copy)]
-pub struct CrossEntropyMixed<E, const WEIGHTED: bool>(pub Scale<E>);
+pub struct CrossEntropyMixed<E>(pub Scale<E>);
 
-impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed<E, WEIGHTED> {
+impl<E: Math> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed<E> {
     const LOOKS: bool = true;
 
     #[inline(always)]
     fn look<S: Simd>(self, mut seen: [V<S, E>; 5], [p, y]: [V<S, E>; 2]) -> [V<S, E>; 5] {
-        (seen[0], seen[1]) = (seen[0].max(if WEIGHTED { p.abs() } else { p }), seen[1].max(y));
+        (seen[0], seen[1]) = (seen[0].max(p), seen[1].max(y));
         seen
     }
 
@@ -253,13 +252,9 @@ impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed
         let top = v.simd_eq(at[4]);
         let (f, _) = self.0.exp(s, &at[1..], v, None);
         let x = p * at[0];
-        let (term, odd) = if WEIGHTED {
-            (x * (v - at[4]), none::<S, E>(s))
-        } else {
-            let outside = y.simd_eq(E::NEG_INFINITY);
-            let (term, odd) = expected::<S, E, CAREFUL>(s, x, p.simd_eq(zero), outside, v - at[4]);
-            (p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term), odd)
-        };
+        let outside = y.simd_eq(E::NEG_INFINITY);
+        let (term, odd) = expected::<S, E, CAREFUL>(s, x, p.simd_eq(zero), outside, v - at[4]);
+        let term = p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term);
         ([total + x, ys + top.select(zero, f), yk + top.select(one, zero), moment + term], odd)
     }
 
@@ -288,12 +283,8 @@ impl<E: Math, const WEIGHTED: bool> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed
         let y = &p.at[1..];
         let over = ln_over_top(s, self.0.top(s, y), ys, yk);
         let below = -(moment * self.0.inv());
-        let value = if WEIGHTED {
-            fma(total, over, below) / p.at[0]
-        } else {
-            let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY);
-            usual.select(over + below / total, W::splat(s, f64::NAN))
-        };
+        let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY);
+        let value = usual.select(over + below / total, W::splat(s, f64::NAN));
         Done {
             value: [value],
             mass: [total / p.at[0], fma(y[0] + y[3], W::splat(s, self.0.inv()), over)],

@@ -11,6 +11,7 @@ mod frame;
 mod js;
 mod kl;
 mod pointwise;
+mod slope;
 mod softmax;
 
 pub use compare::{COMPARE, Compare};
@@ -19,5 +20,9 @@ pub use entropy::{EntropyLin, EntropyLog};
 pub use frame::Scale;
 pub use js::{JsLin, JsLog};
 pub use kl::{KlLin, KlLog};
-pub use pointwise::{Target as PointwiseTarget, TargetLog, TargetSum, TargetSumLog};
-pub use softmax::{LogSoftmax, LogSumExp, Softmax, Total};
+pub use pointwise::{
+    Binary, BinaryInput, BinaryTarget, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget, LogSoftmaxInput,
+    Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, SoftmaxInput, Summed,
+};
+pub use slope::{Slope, SlopeOf};
+pub use softmax::{Expected, ExpectedInput, ExpectedTarget, LogSoftmax, LogSumExp, Softmax, Total};

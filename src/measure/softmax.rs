@@ -169,3 +169,121 @@ impl<E: Math> Emit<E, 1, 5> for Softmax<E> {
         e * at[4]
     }
 }
+
+/// Σ p·(lse(y) − y) of weights p = (a·t + b)·w against logits y, whatever the sign or the sum of the weights: torch's
+/// cross entropy with targets given as probabilities, smoothed by (a, b), and with a weight a class where there are three
+/// inputs. A class of weight 0 where y = −∞ is NaN, as there. Values: the sum, the maximum of y, what lse exceeds it by,
+/// and Σ p.
+///
+/// Frame: the scale of p, then that of y. Sums: Σ p, s and k of y, Σ p·(y − max y).
+#[derive(Clone, Copy)]
+pub struct Expected<E, const I: usize> {
+    /// That of the logits.
+    pub scale: Scale<E>,
+    /// What a target is multiplied by.
+    pub keep: E,
+    /// What is added to it.
+    pub spread: E,
+}
+
+impl<E: Math, const I: usize> Expected<E, I> {
+    #[inline(always)]
+    fn weight<S: Simd>(self, s: S, x: [V<S, E>; I]) -> V<S, E> {
+        let p = fma(x[1], V::<S, E>::splat(s, self.keep), V::<S, E>::splat(s, self.spread));
+        if I > 2 { p * x[I - 1] } else { p }
+    }
+}
+
+impl<E: Math, const I: usize> Measure<E, I, 5, 4, 4> for Expected<E, I> {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 5], x: [V<S, E>; I]) -> [V<S, E>; 5] {
+        let s = x[0].token();
+        (seen[0], seen[1]) = (seen[0].max(self.weight(s, x).abs()), seen[1].max(x[0]));
+        seen
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 5], _: [W<S>; 5]) -> [W<S>; 5] {
+        let y = self.scale.frame(s, seen[1]);
+        [lin_frame::<S, E>(s, seen[0])[0], y[0], y[1], y[2], y[3]]
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 5],
+        x: [V<S, E>; I],
+        [total, ys, yk, moment]: [V<S, E>; 4],
+    ) -> Terms<S, E, 4> {
+        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let y = x[0] - at[1];
+        let top = y.simd_eq(at[4]);
+        let (e, _) = self.scale.exp(s, &at[1..], y, None);
+        let p = self.weight(s, x) * at[0];
+        let sums = [total + p, ys + top.select(zero, e), yk + top.select(one, zero), moment + p * (y - at[4])];
+        (sums, none::<S, E>(s))
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 5, 4>, b: Part<S, 5, 4>) -> Part<S, 5, 4> {
+        let j = self.scale.join(s, [&a.at[1..], &b.at[1..]], [a.sum[2], b.sum[2]]);
+        let [ys, yk] = j.masses(s, [a.sum[1], b.sum[1]], [a.sum[2], b.sum[2]]);
+        let scale = a.at[0].min(b.at[0]);
+        let mut total = Sum::new(s, W::splat(s, 0.0));
+        let mut moment = total;
+        for (i, part) in [a, b].into_iter().enumerate() {
+            let factor = scale / part.at[0];
+            let mass = part.sum[0].times(factor);
+            let finite = j.apart[i].abs().simd_lt(f64::INFINITY);
+            let shift = finite.select(j.apart[i], W::splat(s, 0.0));
+            total = total.plus(mass);
+            moment = moment.plus(part.sum[3].times(factor)).plus(mass.times(shift));
+        }
+        Part { at: [scale, j.at[0], j.at[1], j.at[2], j.at[3]], sum: [total, ys, yk, moment] }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, 5, 4>, _: bool, _: [W<S>; 4]) -> Done<S, I, 5, 4> {
+        let [total, ys, yk, moment] = each(p.sum, |x| x.value(s));
+        let (zero, nan) = (W::splat(s, 0.0), W::splat(s, f64::NAN));
+        let y = &p.at[1..];
+        let over = ln_over_top(s, self.scale.top(s, y), ys, yk);
+        let max = over.simd_eq(over).select(y[0] + y[3], nan);
+        Done {
+            value: [fma(total, over, -(moment * self.scale.inv())) / p.at[0], max, over, total / p.at[0]],
+            mass: [zero; I],
+            again: zero.simd_gt(zero),
+            hint: [zero; 5],
+        }
+    }
+}
+
+/// ∂/∂y of [`Expected`]: e^y·k − (a·t + b)·w, with k = g·Σ p/Σ e^y. The frame: that of the row's maximum, then k, a, b, the
+/// last two times g.
+#[derive(Clone, Copy)]
+pub struct ExpectedInput<E>(pub Scale<E>);
+
+impl<E: Math, const I: usize> Emit<E, I, 7> for ExpectedInput<E> {
+    #[inline(always)]
+    fn emit<S: Simd>(self, s: S, at: &[V<S, E>; 7], x: [V<S, E>; I]) -> V<S, E> {
+        let (e, _) = self.0.exp(s, &at[..LOG], x[0] - at[0], None);
+        let p = fma(x[1], at[5], at[6]);
+        fma(e, at[4], if I > 2 { -p * x[I - 1] } else { -p })
+    }
+}
+
+/// (lse(y) − y)·k, times w where there are two inputs: the gradient of [`Expected`] by its target. The frame: lse as head
+/// and tail, and k.
+#[derive(Clone, Copy)]
+pub struct ExpectedTarget;
+
+impl<E: Math, const I: usize> Emit<E, I, 3> for ExpectedTarget {
+    #[inline(always)]
+    fn emit<S: Simd>(self, _: S, at: &[V<S, E>; 3], x: [V<S, E>; I]) -> V<S, E> {
+        let y = ((at[0] - x[0]) + at[1]) * at[2];
+        if I > 1 { y * x[I - 1] } else { y }
+    }
+}

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use super::array::{Array, Kind, Target, align, follow, precision, scalar_of, tuple};
 use super::detached;
 use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Temperature, Threads};
+use super::slope::{is_graph, node};
 use crate::registry::{Quantity, run};
 use crate::rows::Dtype;
 use crate::score::{Bytes, Given, Job, Labels, Operand, Out, ln, nanoseconds_a_row};
@@ -173,7 +174,7 @@ pub fn prepare<'py>(
 }
 
 /// Evaluates a quantity of one or two arrays.
-fn score<'py>(
+pub fn score<'py>(
     py: Python<'py>,
     quantity: Quantity,
     operands: &[(&'static str, &Bound<'py, PyAny>)],
@@ -181,6 +182,9 @@ fn score<'py>(
     root: bool,
     k: Keywords<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    if is_graph(operands)? {
+        return node(py, quantity, operands, labels, root, k);
+    }
     let arrays: Vec<(&'static str, Array<'py>)> =
         operands.iter().map(|(name, obj)| Ok((*name, Array::new(name, obj)?))).collect::<PyResult<_>>()?;
     let borrowed: Vec<(&'static str, &Array<'py>)> = arrays.iter().map(|(name, x)| (*name, x)).collect();

@@ -38,6 +38,7 @@ fn string(argument: &str, obj: &Obj<'_, '_>) -> PyResult<String> {
 }
 
 /// `axis`: the axis along which a row lies.
+#[derive(Clone, Copy)]
 pub struct Axis(pub isize);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Axis {
@@ -48,6 +49,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Axis {
 }
 
 /// `threads`: how many, or the package's setting.
+#[derive(Clone, Copy)]
 pub struct Threads(pub Option<usize>);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Threads {
@@ -71,6 +73,7 @@ impl Threads {
 }
 
 /// `base`: of the logarithms; none for nats.
+#[derive(Clone, Copy)]
 pub struct Base(pub Option<f64>);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Base {
@@ -87,6 +90,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Base {
 }
 
 /// `given`: the spaces of the operands.
+#[derive(Clone, Copy)]
 pub struct Spaces(pub [Given; 2], pub bool);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
@@ -113,6 +117,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
 }
 
 /// `temperature`: a number or a pair.
+#[derive(Clone, Copy)]
 pub struct Temperature(pub [f64; 2], pub bool);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Temperature {
@@ -160,6 +165,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Reduction {
 }
 
 /// `on_invalid`: whether invalid rows become NaN.
+#[derive(Clone, Copy)]
 pub struct OnInvalid(pub bool);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for OnInvalid {

@@ -217,20 +217,26 @@ fn batches<
 ) {
     let mut scratch = source::Scratch::<E, I>::new();
     let mut out = Columns::<I, O>::new();
-    let across = rows.across();
     for which in which.chunks(BATCH) {
         let offsets: [Offsets; I] = std::array::from_fn(|i| Offsets::new(&rows.inputs[i], &rows.lead, which));
-        let n = which.len();
-        // Rows that fill no tile go along where there are too many classes to stage one, or too few rows to pay.
-        let tiled = match (across, n % E::LANES) {
-            (false, _) => 0,
-            (true, left) if rows.classes > SHORT || left < FEW => n - left,
-            (true, _) => n,
-        };
+        let (n, tiled) = (which.len(), tiled(rows, which, &offsets));
         across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, tiled, &offsets, &mut scratch, &mut out);
         along::rows::<S, E, M, I, R, K, O>(s, m, rows, tiled..n, &offsets, &mut scratch, &mut out);
         sink(Batch { rows: which, value: array(|k| &out.value[k][..n]), mass: array(|k| &out.mass[k][..n]) });
     }
+}
+
+/// How many rows of a batch, the first ones, go through tiles: those that fill none go along where there are too many
+/// classes to stage one, or too few rows to pay; and so do all rows of more classes unless they are neighbours, for only
+/// then is a tile of them where they are.
+#[inline(always)]
+fn tiled<E: Math, const I: usize>(rows: &Rows<'_, E, I>, which: &[usize], offsets: &[Offsets; I]) -> usize {
+    let (n, left) = (which.len(), which.len() % E::LANES);
+    if rows.classes <= SHORT {
+        return if left < FEW { n - left } else { n };
+    }
+    let neighbours = offsets.iter().all(|x| x.step == Some(size_of::<E>() as isize));
+    if rows.across() && neighbours { n - left } else { 0 }
 }
 
 /// Frames and sums of up to 16 rows on their way to `finish`, which takes 8 at a time.

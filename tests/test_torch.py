@@ -1,0 +1,783 @@
+"""``kullback.functional`` and ``kullback.nn`` on tensors: torch's values, gradients, dtypes, errors and graphs.
+
+Torch is asked in double precision about the very numbers that were stored; its own dtype decides only what the result's
+is. Sums of terms of both signs are judged by the size of their terms.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kullback as kb
+import kullback.functional as F
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+TF = torch.nn.functional
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+EPS = {dtype: torch.finfo(dtype).eps for dtype in DTYPES}
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "nn.functional.kl_div": (F.kl_div, TF.kl_div),
+    "nn.functional.cross_entropy": (F.cross_entropy, TF.cross_entropy),
+    "nn.functional.nll_loss": (F.nll_loss, TF.nll_loss),
+    "nn.functional.binary_cross_entropy": (F.binary_cross_entropy, TF.binary_cross_entropy),
+    "nn.functional.binary_cross_entropy_with_logits": (
+        F.binary_cross_entropy_with_logits,
+        TF.binary_cross_entropy_with_logits,
+    ),
+    "softmax": (F.softmax, TF.softmax),
+    "log_softmax": (F.log_softmax, TF.log_softmax),
+    "nn.functional.softmin": (F.softmin, TF.softmin),
+    "logsumexp": (F.logsumexp, torch.logsumexp),
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="reduction: 'mean' divides")
+        warnings.filterwarnings("ignore", message="Implicit dimension choice")
+        yield
+
+
+def is_floating(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+
+def mapped(function: Callable[[Any], Any], values: Any) -> Any:
+    if isinstance(values, dict):
+        return {k: mapped(function, v) for k, v in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)(mapped(function, v) for v in values)
+    return function(values)
+
+
+def doubled(x: Any) -> Any:
+    if isinstance(x, torch.dtype):
+        return torch.float64 if x.is_floating_point else x
+    return x.detach().double() if is_floating(x) else x
+
+
+def outcome(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Exception | None]:
+    try:
+        return function(*args, **kwargs), None
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        return None, error
+
+
+def assert_close(
+    got: Any, exact: Any, dtype: Any, scale: float = 1.0, ulps: float = 4.0, inside: float | None = None
+) -> None:
+    """Equal NaN and infinities; finite values within so many ulp of the larger of themselves and `scale`."""
+    assert type(got) is torch.Tensor and got.device.type == "cpu"
+    assert got.dtype == dtype and got.shape == exact.shape, (got.dtype, dtype, got.shape, exact.shape)
+    got, exact = got.detach().double(), exact.detach().double()
+    most = torch.finfo(dtype).max
+    exact = torch.where(exact.abs() > most * (1 + EPS[dtype] / 4), exact.sign() * torch.inf, exact)
+    assert torch.equal(got.isnan(), exact.isnan()), (got, exact)
+    assert torch.equal(got.isinf(), exact.isinf()), (got, exact)
+    finite = exact.isfinite()
+    error = torch.where(finite, (got - exact).abs(), 0.0)
+    # Single precision inside, whatever the dtype of the result. In double torch itself rounds the logarithm of the sum.
+    inside = inside or (64 * EPS[dtype] if dtype == torch.float64 else 8 * EPS[torch.float32])
+    allowed = ulps * EPS[dtype] * exact.abs() + inside * scale + torch.finfo(dtype).tiny
+    assert bool((error[finite] <= allowed[finite]).all()), (got, exact, (error / allowed).nan_to_num().max())
+
+
+def size_of(function: Callable[..., Any], args: Any, kwargs: Any) -> float:
+    """How large the terms are whose sum is judged."""
+    if "reduction" in kwargs and kwargs["reduction"] != "none":
+        kwargs = kwargs | {"reduction": "none"}
+    value, _ = outcome(function, args, kwargs)
+    if value is None or not value.numel():
+        return 1.0
+    return max(1.0, float(value.abs().nan_to_num(0, 0, 0).max()))
+
+
+def compare(ours: Callable[..., Any], theirs: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """The same value or the same error."""
+    expected, error = outcome(theirs, args, kwargs)
+    if error is not None:
+        with pytest.raises(type(error)) as caught:
+            ours(*args, **kwargs)
+        assert str(caught.value).splitlines()[0] == str(error).splitlines()[0]
+        return
+    exact_args, exact_kwargs = mapped(doubled, (tuple(args), kwargs))
+    exact = theirs(*exact_args, **exact_kwargs)
+    got = ours(*args, **kwargs)
+    scale = size_of(theirs, exact_args, exact_kwargs)
+    if kwargs.get("reduction") == "sum":
+        scale *= max(1, max(x.numel() for x in args if isinstance(x, torch.Tensor)))
+    assert_close(got, exact, expected.dtype, scale)
+
+
+def gradients(function: Callable[..., Any], args: Any, kwargs: Any, weight: Any) -> list[Any]:
+    """Gradients by every floating argument that has one."""
+    leaves: list[Any] = []
+
+    def leaf(x: Any) -> Any:
+        if is_floating(x):
+            x = x.detach().clone().requires_grad_()
+            leaves.append(x)
+        return x
+
+    args = [leaf(x) for x in args]
+    result = function(*args, **kwargs)
+    return list(torch.autograd.grad(result, leaves, weight.to(result.dtype), allow_unused=True))
+
+
+def compare_gradients(ours: Callable[..., Any], theirs: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    exact_args, exact_kwargs = mapped(doubled, (tuple(args), kwargs))
+    result = theirs(*exact_args, **exact_kwargs)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(result.shape, generator=generator, dtype=torch.float64)
+    dtype = theirs(*args, **kwargs).dtype
+    weight = weight.to(dtype).double()
+    exact = gradients(theirs, exact_args, exact_kwargs, weight)
+    got = gradients(ours, args, kwargs, weight)
+    floating = [x for x in args if is_floating(x)]
+    for g, e, x in zip(got, exact, floating, strict=True):
+        assert (g is None) == (e is None)
+        if g is not None:
+            size = float(e.abs().nan_to_num(0, 0, 0).max()) if e.numel() else 1.0
+            # A softmax keeps its result for the gradient, as torch does: rounded to the result's dtype.
+            rounded = ours in (F.softmax, F.log_softmax, F.softmin, F.logsumexp)
+            inside = 4 * EPS[dtype] if rounded and dtype in (torch.float16, torch.bfloat16) else None
+            if EPS[dtype] > EPS[torch.float64] and x.dtype == torch.float64:
+                # A number without axes does not make a result double.
+                inside = 8 * EPS[torch.float32]
+            scale = max(
+                size, float(weight.abs().sum()) if rounded else float(weight.abs().max()) if weight.numel() else 1.0
+            )
+            assert_close(g, e, x.dtype, scale, inside=inside)
+
+
+# ------------------------------------------------------------------------------------------- torch's own sample inputs
+
+
+def samples(name: str, dtype: Any) -> Iterator[tuple[Any, Any]]:
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    for op in op_db:
+        if op.name == name and dtype in op.supported_dtypes("cpu"):
+            for sample in op.sample_inputs("cpu", dtype, requires_grad=False):
+                yield (sample.input, *sample.args), sample.kwargs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int64], ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_torchs_sample_inputs(name: str, dtype: Any) -> None:
+    ours, theirs = FUNCTIONS[name]
+    found = list(samples(name, dtype))
+    if dtype == torch.int64 and not found:
+        pytest.skip("torch has no sample inputs of integers for it")
+    assert found
+    for args, kwargs in found:
+        compare(ours, theirs, args, kwargs)
+        if dtype != torch.int64:
+            compare_gradients(ours, theirs, [x for x in args], kwargs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "KLDivLoss", "NLLLoss", "Softmax", "LogSoftmax", "Softmin"],
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_torchs_module_inputs(name: str, dtype: Any) -> None:
+    from kullback import nn
+    from torch.testing._internal.common_modules import module_db
+
+    infos = [info for info in module_db if info.module_cls is getattr(torch.nn, name)]
+    assert infos
+    for info in infos:
+        for sample in info.module_inputs_func(info, "cpu", dtype, requires_grad=False, training=True):
+            args, kwargs = sample.constructor_input.args, sample.constructor_input.kwargs
+            ours, theirs = getattr(nn, name)(*args, **kwargs), getattr(torch.nn, name)(*args, **kwargs)
+            assert repr(ours) == repr(theirs)
+            inputs = sample.forward_input.args
+            expected = theirs(*inputs)
+            exact = theirs.double()(*mapped(doubled, inputs))
+            assert_close(ours(*inputs), exact, expected.dtype, 100.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- grids
+
+
+@st.composite
+def class_cases(draw: Any) -> tuple[Any, Any]:
+    dtype = draw(st.sampled_from(DTYPES))
+    n, c = draw(st.integers(0, 20)), draw(st.integers(1, 40) | st.sampled_from([129, 300]))
+    trailing = draw(st.sampled_from([(), (3,), (2, 3), (2, 1, 2)]))
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
+    soft, weighted = draw(st.booleans()), draw(st.booleans())
+    one = draw(st.booleans()) and not trailing
+    shape = (c,) if one else (n, c, *trailing)
+    logits = (3 * torch.randn(shape, generator=rng)).to(dtype)
+    kwargs: dict[str, Any] = {"reduction": draw(st.sampled_from(["none", "sum", "mean"]))}
+    kwargs["label_smoothing"] = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    if soft:
+        target = torch.rand(shape, generator=rng).to(dtype)
+    else:
+        rows = () if one else (n, *trailing)
+        target = torch.randint(0, c, rows, generator=rng)
+        ignore = draw(st.sampled_from([-100, 0]))
+        kwargs["ignore_index"] = ignore
+        if draw(st.booleans()):
+            target = torch.where(torch.rand(rows, generator=rng) < 0.3, ignore, target)
+        if ignore >= 0 and draw(st.booleans()):
+            # Of more axes, and with smoothing, torch takes no bytes: we do.
+            plain = not trailing and kwargs["label_smoothing"] == 0
+            target = target.to(torch.uint8) if c < 256 and plain else target
+    if weighted:
+        kwargs["weight"] = torch.rand(c, generator=rng).to(dtype)
+    if draw(st.booleans()) and len(shape) > 1:
+        logits = logits.transpose(0, 1).contiguous().transpose(0, 1)
+    return (logits, target), kwargs
+
+
+@settings(max_examples=150, deadline=None)
+@given(class_cases())
+def test_cross_entropy_over_all_arguments(case: Any) -> None:
+    args, kwargs = case
+    compare(F.cross_entropy, TF.cross_entropy, args, kwargs)
+    if args[0].numel():
+        compare_gradients(F.cross_entropy, TF.cross_entropy, args, kwargs)
+    if not is_floating(args[1]):
+        kwargs = {k: v for k, v in kwargs.items() if k != "label_smoothing"}
+        args = (TF.log_softmax(args[0].double(), 0 if args[0].ndim == 1 else 1).to(args[0].dtype), args[1])
+        compare(F.nll_loss, TF.nll_loss, args, kwargs)
+        if args[0].numel():
+            compare_gradients(F.nll_loss, TF.nll_loss, args, kwargs)
+
+
+@pytest.mark.parametrize("classes", [129, 300])
+def test_columns_of_which_some_are_ignored(classes: int) -> None:
+    """Tiles of more classes than can be staged are made of neighbouring rows only."""
+    logits = seeded(classes, 200, dtype=torch.float32).T
+    labels = torch.arange(200) % classes
+    labels[::3] = -100
+    for keywords in ({}, {"label_smoothing": 0.1}):
+        compare(F.cross_entropy, TF.cross_entropy, (logits, labels), keywords)
+        compare_gradients(F.cross_entropy, TF.cross_entropy, (logits, labels), keywords)
+    rows = labels.numpy() >= 0
+    got = kb.entropy(logits.numpy(), given="logits", rows=rows)
+    np.testing.assert_array_equal(got[rows], kb.entropy(logits.numpy().copy(), given="logits")[rows])
+
+
+SHAPES = [(), (1,), (7,), (2049,), (5000,), (4, 1), (3, 5), (17, 10), (2, 3, 4), (3, 130), (0,), (0, 3), (3, 0)]
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.sampled_from(SHAPES),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["none", "sum", "mean"]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 1 << 30),
+)
+def test_binary_cross_entropies_over_all_arguments(
+    shape: tuple[int, ...], dtype: Any, reduction: str, weighted: bool, positive: bool, logits: bool, seed: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    x = 4 * torch.randn(shape, generator=rng) if logits else torch.rand(shape, generator=rng)
+    x, t = x.to(dtype), torch.rand(shape, generator=rng).round(decimals=1).to(dtype)
+    kwargs: dict[str, Any] = {"reduction": reduction}
+    if weighted:
+        kwargs["weight"] = torch.rand(shape[-1:], generator=rng).to(dtype)
+    name = "binary_cross_entropy"
+    if logits:
+        name += "_with_logits"
+        if positive:
+            kwargs["pos_weight"] = 3 * torch.rand(shape[-1:], generator=rng).to(dtype)
+    ours, theirs = FUNCTIONS["nn.functional." + name]
+    compare(ours, theirs, (x, t), kwargs)
+    if not logits:
+        # The gradient of a logarithm near its pole is as exact as the number near the pole.
+        x = x.clamp(0.05, 0.95)
+    if x.numel():
+        compare_gradients(ours, theirs, (x, t), kwargs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(
+        [*((s, s) for s in SHAPES), ((3, 5), (5,)), ((5,), (3, 5)), ((3, 1), (3, 5)), ((), (4,)), ((2, 1, 3), (4, 1))]
+    ),
+    st.sampled_from(DTYPES),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["none", "sum", "mean", "batchmean"]),
+    st.booleans(),
+    st.integers(0, 1 << 30),
+)
+def test_kl_div_over_all_arguments(
+    shapes: Any, one: Any, other: Any, reduction: str, log_target: bool, seed: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    x = -3 * torch.rand(shapes[0], generator=rng)
+    t = torch.rand(shapes[1], generator=rng) + 0.01
+    args = (x.to(one), (t.log() if log_target else t).to(other))
+    kwargs = {"reduction": reduction, "log_target": log_target}
+    compare(F.kl_div, TF.kl_div, args, kwargs)
+    if x.numel() and t.numel():
+        compare_gradients(F.kl_div, TF.kl_div, args, kwargs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([(1,), (7,), (5, 3), (3, 65), (40, 10), (2, 3, 4), (2, 300), (4, 2049), (2, 5, 3, 2)]),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["softmax", "log_softmax", "nn.functional.softmin", "logsumexp"]),
+    st.data(),
+)
+def test_softmaxes_over_all_arguments(shape: tuple[int, ...], dtype: Any, name: str, data: Any) -> None:
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 1 << 30)))
+    x = (3 * torch.randn(shape, generator=rng)).to(dtype)
+    if data.draw(st.booleans()):
+        x = x.transpose(0, -1).contiguous().transpose(0, -1)
+    kwargs: dict[str, Any] = {}
+    if name == "logsumexp":
+        axes = st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True)
+        kwargs = {"dim": data.draw(axes), "keepdim": data.draw(st.booleans())}
+    else:
+        kwargs["dim"] = data.draw(st.integers(-len(shape), len(shape) - 1))
+        if data.draw(st.booleans()):
+            kwargs["dtype"] = torch.promote_types(dtype, data.draw(st.sampled_from(DTYPES)))
+    ours, theirs = FUNCTIONS[name]
+    compare(ours, theirs, (x,), kwargs)
+    compare_gradients(ours, theirs, (x,), kwargs)
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+LONG = torch.long
+X, T = torch.ones(2, 3), torch.tensor([0, 1])
+HALF = torch.full((2, 3), 0.5)
+WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
+for _name in ("cross_entropy", "nll_loss"):
+    for _i, _case in enumerate(
+        [
+            ((X, torch.tensor([0, 1, 2])), {}),
+            ((torch.ones(2, 3, 4), torch.zeros(2, 5, dtype=LONG)), {}),
+            ((torch.ones(3), torch.tensor([0, 1])), {}),
+            ((X, torch.tensor(0)), {}),
+            ((torch.ones(2, 3, 4, 5), torch.zeros(2, 4, 6, dtype=LONG)), {}),
+            ((torch.ones(2, 3, 4, 5, 2), torch.zeros(2, 4, 5, dtype=LONG)), {}),
+            ((torch.ones(2, 3, 4, 5), torch.zeros(3, 4, 5, dtype=LONG)), {}),
+            ((X, torch.tensor([0.0, 1.0])), {}),
+            ((X, torch.tensor([True, False])), {}),
+            ((X, T.int()), {}),
+            ((X.long(), T), {}),
+            ((X, torch.tensor([0, 3])), {}),
+            ((X, torch.tensor([0, -1])), {"reduction": "none"}),
+            ((X, T, torch.ones(2)), {}),
+            ((X, T, torch.ones(1, 3)), {}),
+            ((X, T, torch.ones(3).double()), {}),
+            ((X, T), {"reduction": "batchmean"}),
+            ((X, T), {"reduction": None}),
+            ((torch.ones(2, 0), T), {}),
+        ]
+    ):
+        WRONG[f"{_name} {_i}"] = (f"nn.functional.{_name}", *_case)
+for _i, _case in enumerate(
+    [
+        ((X, T), {"label_smoothing": 1.5}),
+        ((X, torch.zeros(2, 3, dtype=LONG)), {}),
+        ((X, X), {"ignore_index": 1}),
+        ((X, X, torch.ones(2)), {}),
+        ((torch.tensor(1.0), torch.tensor(1.0)), {}),
+        ((torch.tensor(1.0), torch.tensor(0)), {}),
+        ((torch.ones(1), torch.zeros(1, dtype=LONG)), {}),
+    ]
+):
+    WRONG[f"cross_entropy probabilities {_i}"] = ("nn.functional.cross_entropy", *_case)
+for _name in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+    for _i, _case in enumerate(
+        [
+            ((HALF, HALF[:1]), {}),
+            ((HALF, torch.ones(3)), {}),
+            ((HALF, HALF.long()), {}),
+            ((HALF, HALF, torch.ones(4, 2, 3)), {}),
+            ((HALF, HALF), {"reduction": "batchmean"}),
+            ((HALF.long(), HALF.long()), {}),
+        ]
+    ):
+        WRONG[f"{_name} {_i}"] = (f"nn.functional.{_name}", *_case)
+for _i, _args in enumerate(
+    [(HALF + 1, HALF), (HALF, HALF - 1), (HALF * torch.nan, HALF), (HALF, HALF * torch.nan), (HALF + 1, HALF + 1)]
+):
+    for _reduction in ("none", "mean"):
+        WRONG[f"outside {_i} {_reduction}"] = ("nn.functional.binary_cross_entropy", _args, {"reduction": _reduction})
+for _i, _case in enumerate(
+    [((X.long(), X), {}), ((X, X.bool()), {}), ((X, torch.ones(2, 2)), {}), ((X, X), {"reduction": "foo"})]
+):
+    WRONG[f"kl_div {_i}"] = ("nn.functional.kl_div", *_case)
+for _name in ("softmax", "log_softmax"):
+    for _i, _case in enumerate([((X.long(),), {"dim": 1}), ((X,), {"dim": 2}), ((torch.tensor(1.0),), {"dim": 1})]):
+        WRONG[f"{_name} {_i}"] = (_name, *_case)
+for _i, _case in enumerate([((X, (0, 0)), {}), ((X, 2), {})]):
+    WRONG[f"logsumexp {_i}"] = ("logsumexp", *_case)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_errors_are_torchs(case: str) -> None:
+    name, args, kwargs = WRONG[case]
+    ours, theirs = FUNCTIONS[name]
+    expected, error = outcome(theirs, args, kwargs)
+    assert error is not None, expected
+    compare(ours, theirs, args, kwargs)
+
+
+def test_arguments_without_a_gradient() -> None:
+    w = torch.ones(3, requires_grad=True)
+    for name, args in (
+        ("cross_entropy", (X, T, w)),
+        ("nll_loss", (X, T, w)),
+        ("binary_cross_entropy", (HALF, HALF, w)),
+        ("binary_cross_entropy_with_logits", (HALF, HALF, w)),
+    ):
+        with pytest.raises(RuntimeError) as expected:
+            getattr(TF, name)(*args)
+        with pytest.raises(RuntimeError) as caught:
+            getattr(F, name)(*args)
+        assert str(caught.value) == str(expected.value)
+
+
+# --------------------------------------------------------------------------------------------------------------- graphs
+
+
+def seeded(*shape: int, dtype: Any = torch.float64) -> Any:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+
+
+LEAVES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "softmax": (lambda x: F.softmax(x, 1), (seeded(4, 5),)),
+    "log_softmax": (lambda x: F.log_softmax(x, 0), (seeded(4, 5),)),
+    "softmin": (lambda x: F.softmin(x, 1), (seeded(4, 5),)),
+    "logsumexp": (lambda x: F.logsumexp(x, (0, 2)), (seeded(2, 3, 4),)),
+    "kl_div": (lambda x, t: F.kl_div(x, t, reduction="batchmean"), (seeded(4, 5), seeded(4, 5).exp())),
+    "kl_div of logs": (lambda x, t: F.kl_div(x, t, reduction="none", log_target=True), (seeded(4, 5), seeded(5))),
+    "cross_entropy": (lambda x: F.cross_entropy(x, torch.arange(4), label_smoothing=0.1), (seeded(4, 5),)),
+    "cross_entropy none": (
+        lambda x: F.cross_entropy(x, torch.ones(4, 2, dtype=LONG), reduction="none"),
+        (seeded(4, 5, 2),),
+    ),
+    "cross_entropy soft": (
+        lambda x, t, w: F.cross_entropy(x, t, w, label_smoothing=0.2),
+        (seeded(4, 5), seeded(4, 5).exp(), seeded(5).exp()),
+    ),
+    "nll_loss": (lambda x: F.nll_loss(x, torch.arange(4)), (seeded(4, 5),)),
+    "binary": (lambda x, t: F.binary_cross_entropy(x, t), (seeded(4, 5).sigmoid(), seeded(5, 4).T.sigmoid())),
+    "binary with logits": (
+        lambda x, t: F.binary_cross_entropy_with_logits(x, t, pos_weight=torch.full((5,), 2.0).double()),
+        (seeded(4, 5), seeded(5, 4).T.sigmoid()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_gradcheck(name: str) -> None:
+    function, tensors = LEAVES[name]
+    leaves = tuple(x.clone().requires_grad_() for x in tensors)
+    assert torch.autograd.gradcheck(function, leaves, check_undefined_grad=False)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_second_derivative_is_an_error(name: str) -> None:
+    function, tensors = LEAVES[name]
+    leaves = tuple(x.clone().requires_grad_() for x in tensors)
+    (grad, *_) = torch.autograd.grad(function(*leaves).sum(), leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+        torch.autograd.grad(grad.sum(), leaves)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_under_no_grad_there_is_no_graph(name: str) -> None:
+    function, tensors = LEAVES[name]
+    leaves = tuple(x.clone().requires_grad_() for x in tensors)
+    with torch.no_grad():
+        result = function(*leaves)
+    assert not result.requires_grad
+    assert torch.equal(result, function(*leaves).detach())
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_torch_func(name: str) -> None:
+    function, tensors = LEAVES[name]
+    got = torch.func.grad(lambda *xs: function(*xs).sum(), argnums=tuple(range(len(tensors))))(*tensors)
+    leaves = tuple(x.clone().requires_grad_() for x in tensors)
+    expected = torch.autograd.grad(function(*leaves).sum(), leaves)
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e)
+    batch = tuple(torch.stack([x, x * 0.9]) for x in tensors)
+    mapped_over = torch.func.vmap(function)(*batch)
+    torch.testing.assert_close(mapped_over[0], function(*tensors))
+    assert mapped_over.shape[0] == 2
+    each = torch.func.vmap(torch.func.grad(lambda *xs: function(*xs).sum()))(*batch)
+    torch.testing.assert_close(each[0], expected[0])
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_torch_compile_sees_one_graph(name: str) -> None:
+    function, tensors = LEAVES[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    leaves, same = (tuple(x.clone().requires_grad_() for x in tensors) for _ in range(2))
+    got, expected = compiled(*leaves), function(*same)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    for g, e in zip(torch.autograd.grad(got.sum(), leaves), torch.autograd.grad(expected.sum(), same), strict=True):
+        torch.testing.assert_close(g, e, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------------------------------- information theory
+
+
+def normalised(x: Any, space: str, axis: int = -1) -> tuple[Any, Any]:
+    """Probabilities and log-probabilities of rows, by torch."""
+    if space in ("probs", "counts"):
+        p = x / x.sum(axis, keepdim=True)
+        return p, p.log()
+    log = TF.log_softmax(x, axis)
+    return log.exp(), log
+
+
+MEASURES: dict[str, Callable[..., Any]] = {
+    "entropy": lambda p, lp: -(p * lp).sum(-1),
+    "cross_entropy": lambda p, lp, q, lq: -(p * lq).sum(-1),
+    "kl_divergence": lambda p, lp, q, lq: (p * (lp - lq)).sum(-1),
+    "js_divergence": lambda p, lp, q, lq: (
+        0.5 * (p * (lp - ((p + q) / 2).log()) + q * (lq - ((p + q) / 2).log())).sum(-1)
+    ),
+}
+
+
+def rows_of(space: str, shape: tuple[int, ...], seed: int, dtype: Any = torch.float64) -> Any:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if space in ("probs", "counts"):
+        x = x.exp()
+        x = x / x.sum(-1, keepdim=True) if space == "probs" else 7 * x
+    elif space == "log_probs":
+        x = TF.log_softmax(x, -1)
+    return x.to(dtype)
+
+
+SPACES = ("probs", "counts", "log_probs", "logits")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("space", [*SPACES, ("probs", "logits"), ("logits", "counts")], ids=str)
+@pytest.mark.parametrize("name", MEASURES)
+def test_gradients_of_the_quantities(name: str, space: Any, reduction: str, dtype: Any) -> None:
+    spaces = space if isinstance(space, tuple) else (space, space)
+    count = 1 if name == "entropy" else 2
+    if count == 1 and isinstance(space, tuple):
+        pytest.skip("one row has one space")
+    for shape, other in (((4, 7), (4, 7)), ((20, 130), (20, 130)), ((3, 2, 300), (2, 300)), ((5, 9), (9,))):
+        shapes = (shape, other)
+        rows = [rows_of(spaces[i], shapes[i], i, dtype).requires_grad_() for i in range(count)]
+        function = getattr(kb, name)
+        value = function(
+            *rows, given=space, reduction=reduction, on_invalid="nan" if dtype == torch.bfloat16 else "raise"
+        )
+        weight = (
+            torch.ones_like(value) if reduction != "none" else torch.arange(1, value.numel() + 1).reshape(value.shape)
+        )
+        weight = weight.to(value.dtype)
+        got = torch.autograd.grad(value, rows, weight)
+        exact_rows = [x.detach().double().requires_grad_() for x in rows]
+        parts = [y for x, s in zip(exact_rows, spaces, strict=False) for y in normalised(x, s)]
+        exact_value = MEASURES[name](*parts)
+        exact_value = {"none": exact_value, "sum": exact_value.sum(), "mean": exact_value.mean()}[reduction]
+        exact = torch.autograd.grad(exact_value, exact_rows, weight.double())
+        for g, e, x in zip(got, exact, rows, strict=True):
+            # The gradient of rows that are repeated is a sum of gradients that have its dtype.
+            repeated = x.dtype == torch.bfloat16 and shape != other
+            inside = (
+                16 * EPS[torch.bfloat16]
+                if repeated
+                else 64 * EPS[torch.float64 if dtype == torch.float64 else torch.float32]
+            )
+            assert_close(g, e, x.dtype, float(e.abs().max()) + 1e-3, ulps=8.0, inside=inside)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_gradient_of_nll(space: str) -> None:
+    q = rows_of(space, (6, 5), 0).requires_grad_()
+    labels = torch.tensor([0, 4, 2, -1, 1, 1])
+    got = torch.autograd.grad(kb.nll(q, labels, given=space, ignore_index=-1, reduction="mean"), q)[0]
+    exact_q = q.detach().clone().requires_grad_()
+    log = normalised(exact_q, space)[1]
+    exact = torch.autograd.grad(TF.nll_loss(log, labels, ignore_index=-1), exact_q)[0]
+    assert_close(got, exact, torch.float64)
+    assert torch.equal(got[3], torch.zeros(5, dtype=torch.float64))
+
+
+def test_gradients_follow_the_options() -> None:
+    x = rows_of("logits", (5, 6), 0).requires_grad_()
+    y = rows_of("logits", (5, 6), 1).requires_grad_()
+    where = torch.tensor([True, True, False, True, True, True])
+    rows = torch.tensor([True, False, True, True, True])
+    got = torch.autograd.grad(
+        kb.kl_divergence(x, y, given="logits", where=where, rows=rows, base=2, temperature=3.0, reduction="mean"),
+        (x, y),
+    )
+    a, b = (v.detach().clone().requires_grad_() for v in (x, y))
+    p, q = (TF.log_softmax(v[rows][:, where] / 3.0, -1) for v in (a, b))
+    exact = torch.autograd.grad((p.exp() * (p - q)).sum(-1).mean() / np.log(2), (a, b))
+    for g, e in zip(got, exact, strict=True):
+        assert_close(g, e, torch.float64)
+    along = torch.autograd.grad(kb.entropy(x, given="logits", axis=0, keepdims=True).sum(), x)[0]
+    c = x.detach().clone().requires_grad_()
+    p = TF.log_softmax(c, 0)
+    assert_close(along, torch.autograd.grad(-(p.exp() * p).sum(), c)[0], torch.float64)
+
+
+def test_gradients_at_zero_mass() -> None:
+    inf = torch.inf
+
+    def grads(name: str, p: list[float], q: list[float], given: str) -> list[Any]:
+        rows = [torch.tensor(r, dtype=torch.float64, requires_grad=True) for r in (p, q)]
+        if name == "entropy":
+            rows = rows[:1]
+        value = getattr(kb, name)(*rows, given=given)
+        return [g.tolist() for g in torch.autograd.grad(value, rows)]
+
+    half = [0.0, 0.5, 0.5]
+    flat = [1 / 3] * 3
+    assert grads("entropy", half, flat, "probs")[0][0] == inf
+    assert grads("kl_divergence", half, flat, "probs")[0][0] == -inf
+    assert grads("kl_divergence", half, half, "probs")[0][0] == pytest.approx(0.0, abs=1e-15)
+    assert grads("cross_entropy", half, flat, "probs")[0][0] == pytest.approx(0.0, abs=1e-15)
+    assert grads("kl_divergence", flat, half, "probs")[1][0] == -inf
+    assert grads("kl_divergence", half, half, "probs")[1][0] == 1.0
+    assert grads("kl_divergence", half, flat, "probs")[1] == pytest.approx([1.0, 1 - 1.5, 1 - 1.5])
+    assert grads("js_divergence", half, flat, "probs")[0][0] == -inf
+    logs = [-inf, 0.0, 0.0]
+    assert grads("entropy", logs, logs, "logits")[0][0] == 0
+    assert grads("kl_divergence", logs, [0.0, 0.0, 0.0], "logits")[0][0] == 0
+    assert grads("js_divergence", logs, [0.0, 0.0, 0.0], "logits")[0][0] == 0
+    row = torch.tensor([[torch.nan, 1.0], [1.0, 1.0]], requires_grad=True)
+    grad = torch.autograd.grad(kb.entropy(row, given="counts").nan_to_num().sum(), row)[0]
+    assert grad[1].isfinite().all()
+
+
+def test_quantities_gradcheck() -> None:
+    for name in MEASURES:
+        count = 1 if name == "entropy" else 2
+        for space in ("counts", "logits"):
+            rows = tuple(rows_of(space, (3, 4), i).requires_grad_() for i in range(count))
+            function = getattr(kb, name)
+            assert torch.autograd.gradcheck(lambda *xs, f=function, s=space: f(*xs, given=s), rows)
+
+
+def test_what_has_no_gradient_says_so() -> None:
+    x = rows_of("logits", (3, 4), 0).requires_grad_()
+    with pytest.raises(TypeError, match="js_distance has no gradient"):
+        kb.js_distance(x, x, given="logits")
+    with pytest.raises(TypeError, match="out cannot be part of a graph"):
+        kb.entropy(x, given="logits", out=torch.empty(3, dtype=torch.float64))
+    with pytest.raises(TypeError, match="requires a gradient"):
+        kb.compare(x, x)
+    with torch.no_grad():
+        assert not kb.js_distance(x, x, given="logits").requires_grad
+
+
+def test_a_tensor_changed_in_place_is_noticed() -> None:
+    logits = seeded(4, 5).requires_grad_()
+    inner = logits * 1
+    loss = F.cross_entropy(inner, torch.arange(4))
+    inner += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# -------------------------------------------------------------------------------------------------------------- modules
+
+
+def test_modules_are_saved_and_copied() -> None:
+    from kullback import nn
+
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1, reduction="sum")
+    expected = loss(X, T)
+    buffer = io.BytesIO()
+    torch.save(loss.state_dict(), buffer)
+    other = nn.CrossEntropyLoss(weight=torch.zeros(3), label_smoothing=0.1, reduction="sum")
+    other.load_state_dict(torch.load(io.BytesIO(buffer.getvalue())))
+    for module in (other, copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert torch.equal(module(X, T), expected)
+
+
+def test_training_is_the_same_step_for_step() -> None:
+    from kullback import nn
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x, y = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
+    curves = []
+    for library in (torch.nn, nn):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(64, 10)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        loss = library.CrossEntropyLoss()  # type: ignore[attr-defined]
+        curve = []
+        for step in range(60):
+            batch = slice(step * 29 % 1700, step * 29 % 1700 + 97)
+            optimizer.zero_grad()
+            value = loss(model(x[batch]), y[batch])
+            value.backward()
+            optimizer.step()
+            curve.append((float(value.detach()), int((model(x).argmax(1) == y).sum())))
+        curves.append(curve)
+    theirs, ours = (np.array(c) for c in curves)
+    np.testing.assert_allclose(ours[:, 0], theirs[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(ours[:, 1], theirs[:, 1])
+
+
+# ----------------------------------------------------------------------------------------------- deliberate differences
+
+
+def test_half_precision_is_accumulated_wide() -> None:
+    flat, labels = torch.zeros(16384, 64, dtype=torch.float16), torch.zeros(16384, dtype=LONG)
+    assert TF.cross_entropy(flat, labels).isinf()
+    assert F.cross_entropy(flat, labels) == torch.tensor(np.log(64.0), dtype=torch.float16)
+
+
+def test_small_losses_keep_their_digits() -> None:
+    x, y = torch.tensor([[20.0, 0.0]]), torch.tensor([0])
+    assert TF.cross_entropy(x, y) == 0
+    assert float(F.cross_entropy(x, y)) == pytest.approx(2.061153620e-09, rel=1e-6)
+    x, y = torch.tensor([-20.0]), torch.tensor([0.0])
+    assert float(F.binary_cross_entropy_with_logits(x, y)) == pytest.approx(2.061153620e-09, rel=1e-6)
+
+
+def test_the_gradient_of_a_row_that_is_ignored_is_zero_whatever_it_holds() -> None:
+    logits = torch.tensor([[torch.nan, 0.0], [1.0, 2.0]], requires_grad=True)
+    F.cross_entropy(logits, torch.tensor([-100, 1])).backward()
+    assert logits.grad is not None and torch.equal(logits.grad[0], torch.zeros(2))
+    assert logits.grad[1].isfinite().all()
+
+
+def test_arrays_give_what_tensors_give() -> None:
+    logits = seeded(6, 5, dtype=torch.float32)
+    for dtype in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"):
+        labels = np.arange(6).astype(dtype) % 5
+        got = F.cross_entropy(logits.numpy(), labels, label_smoothing=0.1)
+        assert got == F.cross_entropy(logits, torch.tensor(labels.astype(np.int64)), label_smoothing=0.1).numpy()
+    half = logits.half()
+    assert F.softmax(half.numpy(), 1).dtype == np.float16
+    np.testing.assert_array_equal(F.softmax(half.numpy(), 1), F.softmax(half, 1).numpy())
+    assert kb.functional is F
