@@ -108,6 +108,8 @@ pub trait Element: SimdFloatElement + PartialOrd + Send + Sync + 'static {
     fn narrow<S: Simd>(w: [W<S>; 2]) -> Self::V<S>;
     /// Accumulators at zero.
     fn acc_zero<S: Simd>(s: S) -> Self::Acc<S>;
+    /// Accumulators that hold one vector.
+    fn acc_of<S: Simd>(s: S, v: Self::V<S>) -> Self::Acc<S>;
     /// Adds one vector, exactly or with its rounding error kept.
     fn acc_add<S: Simd>(acc: Self::Acc<S>, v: Self::V<S>) -> Self::Acc<S>;
     /// Adds lane to lane.
@@ -208,6 +210,10 @@ impl Element for f32 {
         [W::splat(s, 0.0); 2]
     }
     #[inline(always)]
+    fn acc_of<S: Simd>(_: S, v: f32x16<S>) -> [W<S>; 2] {
+        Self::widen(v)
+    }
+    #[inline(always)]
     fn acc_add<S: Simd>(acc: [W<S>; 2], v: f32x16<S>) -> [W<S>; 2] {
         let (lo, hi) = v.widen();
         [acc[0] + lo, acc[1] + hi]
@@ -259,6 +265,10 @@ impl Element for f64 {
     #[inline(always)]
     fn acc_zero<S: Simd>(s: S) -> Sum<S> {
         Sum::new(s, W::splat(s, 0.0))
+    }
+    #[inline(always)]
+    fn acc_of<S: Simd>(s: S, v: f64x8<S>) -> Sum<S> {
+        Sum::new(s, v)
     }
     #[inline(always)]
     fn acc_add<S: Simd>(acc: Sum<S>, v: f64x8<S>) -> Sum<S> {

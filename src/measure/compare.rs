@@ -167,21 +167,21 @@ impl<E: Math> Compare<E> {
         b: V<S, E>,
         [xs, xk, ys, yk, x_moment, y_moment, cross]: [V<S, E>; 7],
     ) -> Terms<S, E, 7> {
-        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let (u, v) = (a - at[0], b - at[4]);
         let (x_top, y_top) = (u.simd_eq(at[3]), v.simd_eq(at[7]));
         let (e, u) = self.0.exp(s, &at[..LOG], u, None);
         let (f, w) = self.0.exp(s, &at[LOG..2 * LOG], v, None);
         let (no_a, no_b) = (a.simd_eq(E::NEG_INFINITY), b.simd_eq(E::NEG_INFINITY));
-        let (crossing, odd) = expected::<S, E, CAREFUL>(s, e, no_a, no_b, v - at[7]);
+        let (cross, odd) = expected::<S, E, CAREFUL>(s, e, no_a, no_b, v - at[7], cross);
         let sums = [
-            xs + x_top.select(zero, e),
-            xk + x_top.select(one, zero),
-            ys + y_top.select(zero, f),
-            yk + y_top.select(one, zero),
-            x_moment + e * (u - at[3]),
-            y_moment + f * (w - at[7]),
-            cross + crossing,
+            x_top.select(xs, xs + e),
+            x_top.select(xk + one, xk),
+            y_top.select(ys, ys + f),
+            y_top.select(yk + one, yk),
+            fma(e, u - at[3], x_moment),
+            fma(f, w - at[7], y_moment),
+            cross,
         ];
         (sums, odd)
     }

@@ -80,27 +80,26 @@ impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
         [p, q]: [V<S, E>; 2],
         [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
     ) -> Terms<S, E, 5> {
-        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let splat = |x: E| V::<S, E>::splat(s, x);
+        let (zero, one) = (splat(E::ZERO), splat(E::from_f64(1.0)));
         let (x, y) = (p * at[0], q * at[1]);
-        let is_top = y.simd_eq(at[2]);
-        let (top, rest) = (is_top.select(x, zero), is_top.select(zero, x));
-        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, q, at[1], y);
-        let mut term = rest * ln;
-        let odd = odd | !p.simd_ge(V::<S, E>::splat(s, E::TINY));
+        let mut top = y.simd_eq(at[2]);
+        let (mut ln, odd) = ln_term::<S, E, CAREFUL>(s, q, at[1], y);
+        let odd = odd | !p.simd_ge(splat(E::TINY));
         if CAREFUL {
             // Support is decided on q itself: what the scale has flushed to zero still has a logarithm.
-            term = p.simd_eq(zero).select(zero, rest * ln);
-            let outside = q.simd_eq(zero) & p.simd_gt(zero);
-            term = outside.select(V::<S, E>::splat(s, E::NEG_INFINITY), term);
-            term = p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term);
-            term = (q.simd_lt(zero) | !q.simd_eq(q)).select(V::<S, E>::splat(s, E::NAN), term);
+            ln = p.simd_eq(zero).select(zero, ln);
+            ln = (q.simd_eq(zero) & p.simd_gt(zero)).select(splat(E::NEG_INFINITY), ln);
+            let wrong = p.simd_lt(zero) | q.simd_lt(zero) | !q.simd_eq(q);
+            ln = wrong.select(splat(E::NAN), ln);
+            top &= !wrong;
         }
         let sums = [
-            p_top + top,
-            p_rest + rest,
-            q_rest + is_top.select(zero, y),
-            count + is_top.select(one, zero),
-            moment + term,
+            top.select(p_top + x, p_top),
+            top.select(p_rest, p_rest + x),
+            top.select(q_rest, q_rest + y),
+            top.select(count + one, count),
+            top.select(moment, fma(x, ln, moment)),
         ];
         (sums, odd)
     }
@@ -147,19 +146,19 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
         [x, y]: [V<S, E>; 2],
         [xs, xk, ys, yk, moment]: [V<S, E>; 5],
     ) -> Terms<S, E, 5> {
-        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let (u, v) = (x - at[0], y - at[4]);
         let (x_top, y_top) = (u.simd_eq(at[3]), v.simd_eq(at[7]));
         let (e, _) = self.0.exp(s, &at[..4], u, None);
         let (f, _) = self.1.exp(s, &at[4..], v, None);
-        let (below, odd) =
-            expected::<S, E, CAREFUL>(s, e, x.simd_eq(E::NEG_INFINITY), y.simd_eq(E::NEG_INFINITY), v - at[7]);
+        let (absent, outside) = (x.simd_eq(E::NEG_INFINITY), y.simd_eq(E::NEG_INFINITY));
+        let (moment, odd) = expected::<S, E, CAREFUL>(s, e, absent, outside, v - at[7], moment);
         let sums = [
-            xs + x_top.select(zero, e),
-            xk + x_top.select(one, zero),
-            ys + y_top.select(zero, f),
-            yk + y_top.select(one, zero),
-            moment + below,
+            x_top.select(xs, xs + e),
+            x_top.select(xk + one, xk),
+            y_top.select(ys, ys + f),
+            y_top.select(yk + one, yk),
+            moment,
         ];
         (sums, odd)
     }
@@ -198,7 +197,8 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
     }
 }
 
-/// weight·below: 0 where the weight is absent, −∞ where only the other mass is; a plain one reports an infinite distance.
+/// moment + weight·below: nothing is added where the weight is absent, −∞ where only the other mass is; a plain one
+/// reports an infinite distance.
 #[inline(always)]
 pub(super) fn expected<S: Simd, E: Math, const CAREFUL: bool>(
     s: S,
@@ -206,16 +206,17 @@ pub(super) fn expected<S: Simd, E: Math, const CAREFUL: bool>(
     absent: M<S, E>,
     outside: M<S, E>,
     below: V<S, E>,
+    moment: V<S, E>,
 ) -> (V<S, E>, M<S, E>) {
     let odd = below.simd_eq(E::NEG_INFINITY);
-    let mut term = weight * below;
+    let mut sum = fma(weight, below, moment);
     if CAREFUL {
         let zero = V::<S, E>::splat(s, E::ZERO);
         // A distance that overflows between finite logarithms counts for nothing where the weight has underflowed.
         let nothing = absent | (weight.simd_eq(zero) & !outside);
-        term = odd.select(nothing.select(zero, below), term);
+        sum = odd.select(moment + nothing.select(zero, below), sum);
     }
-    (term, odd)
+    (sum, odd)
 }
 
 /// Cross entropy of masses p against e^{y/U}.
@@ -253,9 +254,9 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed<E> {
         let (f, _) = self.0.exp(s, &at[1..], v, None);
         let x = p * at[0];
         let outside = y.simd_eq(E::NEG_INFINITY);
-        let (term, odd) = expected::<S, E, CAREFUL>(s, x, p.simd_eq(zero), outside, v - at[4]);
-        let term = p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), term);
-        ([total + x, ys + top.select(zero, f), yk + top.select(one, zero), moment + term], odd)
+        let (sum, odd) = expected::<S, E, CAREFUL>(s, x, p.simd_eq(zero), outside, v - at[4], moment);
+        let moment = p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), sum);
+        ([total + x, top.select(ys, ys + f), top.select(yk + one, yk), moment], odd)
     }
 
     #[inline(always)]

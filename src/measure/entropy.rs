@@ -10,17 +10,19 @@ use crate::math::Math;
 use crate::rows::{Done, Measure, Part, Terms, none};
 use crate::simd::*;
 
-/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as [`CrossEntropyLin`].
+/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as
+/// [`CrossEntropyLin`], but p and q outside the largest, which are the same, once.
 #[derive(Clone, Copy)]
 pub struct EntropyLin;
 
 /// The frame and the sums of the cross entropy of these rows with themselves.
 #[inline(always)]
-fn with_itself<S: Simd>(p: Part<S, LIN, 5>) -> Part<S, 3, 5> {
-    Part { at: [p.at[0], p.at[0], p.at[1]], sum: p.sum }
+fn with_itself<S: Simd>(p: Part<S, LIN, 4>) -> Part<S, 3, 5> {
+    let [top, rest, count, moment] = p.sum;
+    Part { at: [p.at[0], p.at[0], p.at[1]], sum: [top, rest, rest, count, moment] }
 }
 
-impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
+impl<E: Math> Measure<E, 1, LIN, 4, 1> for EntropyLin {
     const LOOKS: bool = true;
 
     #[inline(always)]
@@ -39,26 +41,31 @@ impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
         s: S,
         at: &[V<S, E>; LIN],
         [p]: [V<S, E>; 1],
-        [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
-    ) -> Terms<S, E, 5> {
-        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        [tops, others, count, moment]: [V<S, E>; 4],
+    ) -> Terms<S, E, 4> {
+        let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let (scale, raw) = (at[0], p);
         let p = raw * scale;
-        let is_top = p.simd_eq(at[1]);
-        let (top, rest) = (is_top.select(p, zero), is_top.select(zero, p));
+        let top = p.simd_eq(at[1]);
         let (ln, odd) = ln_term::<S, E, CAREFUL>(s, raw, scale, p);
-        let sums = [p_top + top, p_rest + rest, q_rest + rest, count + is_top.select(one, zero), moment + rest * ln];
+        let sums = [
+            top.select(tops + p, tops),
+            top.select(others, others + p),
+            top.select(count + one, count),
+            top.select(moment, fma(p, ln, moment)),
+        ];
         (sums, odd)
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 5>, b: Part<S, LIN, 5>) -> Part<S, LIN, 5> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 4>, b: Part<S, LIN, 4>) -> Part<S, LIN, 4> {
         let both = CrossEntropyLin::join(s, with_itself(a), with_itself(b));
-        Part { at: [both.at[1], both.at[2]], sum: both.sum }
+        let [top, rest, _, count, moment] = both.sum;
+        Part { at: [both.at[1], both.at[2]], sum: [top, rest, count, moment] }
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
+    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 4>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
         let (value, [_, mass]) = CrossEntropyLin::value(s, with_itself(p));
         let zero = W::splat(s, 0.0);
         Done { value: [value], mass: [mass], again: zero.simd_gt(zero), hint: [zero; LIN] }
@@ -90,11 +97,11 @@ impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
         [x]: [V<S, E>; 1],
         [others, count, moment]: [V<S, E>; 3],
     ) -> Terms<S, E, 3> {
-        let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let x = x - at[0];
         let top = x.simd_eq(at[3]);
         let (e, x) = self.0.exp(s, at, x, None);
-        let sums = [others + top.select(zero, e), count + top.select(one, zero), moment + e * (x - at[3])];
+        let sums = [top.select(others, others + e), top.select(count + one, count), fma(e, x - at[3], moment)];
         (sums, none::<S, E>(s))
     }
 

@@ -36,7 +36,8 @@ impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
         let p = p * at[0];
         let top = p.simd_eq(at[1]);
         let bad = p.simd_lt(zero);
-        let sums = [others + top.select(zero, p), count + top.select(one, zero), negative + bad.select(one, zero)];
+        let sums =
+            [top.select(others, others + p), top.select(count + one, count), bad.select(negative + one, negative)];
         (sums, none::<S, E>(s))
     }
 
@@ -90,11 +91,11 @@ impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
         [x]: [V<S, E>; 1],
         [others, count]: [V<S, E>; 2],
     ) -> Terms<S, E, 2> {
-        let (zero, one) = (V::<S, E>::splat(s, E::from_f64(0.0)), V::<S, E>::splat(s, E::from_f64(1.0)));
+        let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let x = x - at[0];
         let (e, _) = self.0.exp(s, at, x, None);
         let top = x.simd_eq(at[3]);
-        ([others + top.select(zero, e), count + top.select(one, zero)], none::<S, E>(s))
+        ([top.select(others, others + e), top.select(count + one, count)], none::<S, E>(s))
     }
 
     #[inline(always)]

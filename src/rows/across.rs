@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::source::{Scratch, Tile};
-use super::{Again, BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, none};
+use super::{BLOCK, CHAIN, Columns, Hints, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -34,33 +34,28 @@ pub(super) fn rows<
             let (tile, rows_of) = scratch.split(i);
             rows.inputs[i].tile(s, &offsets[i], rows.lead, which, first, count, rows.classes, tile, rows_of)
         });
-        let again = |h: usize, sums: &Sums<R, K>, second: Option<u64>, out: &mut Columns<I, O>| {
-            let len = count.saturating_sub(8 * h).min(8);
-            finish::<S, E, M, I, R, K, O>(s, m, sums, h, first + 8 * h, len, second, out)
-        };
-        tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &[[f64::NAN; 16]; R], &mut sums);
-        let mut todo: [Again<R>; 2] = std::array::from_fn(|h| {
-            if 8 * h < count { again(h, &sums, None, out) } else { Again { rows: 0, hint: [[0.0; 8]; R] } }
-        });
+        let mut hints = no_hints();
+        tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hints, &mut sums);
+        let mut again = [0; 2];
+        for (h, again) in again.iter_mut().enumerate() {
+            if 8 * h < count {
+                let len = (count - 8 * h).min(8);
+                *again = finish::<S, E, M, I, R, K, O>(s, m, &sums, h, first + 8 * h, len, None, out, &mut hints);
+            }
+        }
         for _ in 0..MORE {
-            if (todo[0].rows | todo[1].rows) == 0 {
+            if (again[0] | again[1]) == 0 {
                 break;
             }
-            let mut hint = [[f64::NAN; 16]; R];
-            for (h, todo) in todo.iter().enumerate() {
-                for (hint, told) in hint.iter_mut().zip(&todo.hint) {
-                    for k in (0..8).filter(|k| todo.rows >> k & 1 == 1) {
-                        hint[8 * h + k] = told[k];
-                    }
-                }
-            }
             if M::TWO_PASSES {
-                tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, &hint, &mut sums);
+                tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, &hints, &mut sums);
             } else {
-                tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hint, &mut sums);
+                tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hints, &mut sums);
             }
-            for (h, todo) in todo.iter_mut().enumerate().filter(|(_, todo)| todo.rows != 0) {
-                *todo = again(h, &sums, Some(todo.rows), out);
+            hints = no_hints();
+            for (h, again) in again.iter_mut().enumerate().filter(|(_, again)| **again != 0) {
+                let second = Some(*again);
+                *again = finish::<S, E, M, I, R, K, O>(s, m, &sums, h, first + 8 * h, 8, second, out, &mut hints);
             }
         }
         first += count;
@@ -86,7 +81,7 @@ fn tile<
     m: M,
     x: &[Tile<E>; I],
     classes: usize,
-    hint: &[[f64; 16]; R],
+    hint: &Hints<R>,
     sums: &mut Sums<R, K>,
 ) {
     s.vectorize(
@@ -125,7 +120,7 @@ fn block<
     x: &[Tile<E>; I],
     start: usize,
     n: usize,
-    hint: &[[f64; 16]; R],
+    hint: &Hints<R>,
     sums: &mut Sums<R, K>,
 ) {
     let (lanes, halves) = (E::LANES, E::LANES / 8);
@@ -144,74 +139,57 @@ fn block<
     }
     let at: [V<S, E>; R] = array(|r| E::narrow([frames[0][r], frames[1][r]]));
     let zero = [V::<S, E>::splat(s, E::ZERO); K];
-    let mut lane = [const { MaybeUninit::<[E::Acc<S>; K]>::uninit() }; 16];
+    let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 16];
     let present = n.min(lanes);
-    let mut first = 0;
-    while first < present {
-        // Independent lanes side by side: a chain of terms is one long dependency.
-        let abreast = if first + ABREAST <= present { ABREAST } else { 1 };
-        let mut acc = [[E::acc_zero(s); K]; ABREAST];
-        let mut start = first;
-        while start < n {
-            let mut chain = [zero; ABREAST];
-            let whole = start + (CHAIN - 1) * lanes + abreast <= n;
-            let mut unusual = none::<S, E>(s);
-            for step in 0..CHAIN {
-                let from = start + step * lanes;
-                if abreast == ABREAST && from + ABREAST <= n {
-                    for u in 0..ABREAST {
-                        let (sums, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), chain[u]);
-                        (chain[u], unusual) = (sums, unusual | odd);
+    for start in (0..n).step_by(CHAIN * lanes) {
+        for first in (0..present).step_by(ABREAST) {
+            // Independent lanes side by side: a chain of terms is one long dependency.
+            let abreast = ABREAST.min(present - first);
+            let (mut sums, mut unusual) = ([zero; ABREAST], none::<S, E>(s));
+            for from in (start + first..n).step_by(lanes).take(CHAIN) {
+                for (u, sums) in sums.iter_mut().enumerate() {
+                    if u < abreast && from + u < n {
+                        let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), *sums);
+                        (*sums, unusual) = (sum, unusual | odd);
                     }
-                } else {
-                    for u in 0..abreast.min(n.saturating_sub(from)) {
-                        let (sums, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), chain[u]);
-                        (chain[u], unusual) = (sums, unusual | odd);
-                    }
-                }
-                if !whole && from + lanes >= n {
-                    break;
                 }
             }
             if unusual.any_true() {
-                chain = [zero; ABREAST];
-                for step in 0..CHAIN {
-                    let from = start + step * lanes;
-                    for u in 0..abreast.min(n.saturating_sub(from)) {
-                        (chain[u], _) = m.term::<S, SECOND, true>(s, &at, get(from + u), chain[u]);
+                for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
+                    *sums = zero;
+                    for i in (start + first + u..n).step_by(lanes).take(CHAIN) {
+                        (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
                     }
                 }
             }
-            // A lane whose classes have run out adds 0, which changes no bit.
             for u in 0..abreast {
                 for k in 0..K {
-                    acc[u][k] = E::acc_add(acc[u][k], chain[u][k]);
+                    let lane = &mut lane[first + u][k];
+                    if start == 0 {
+                        lane.write(E::acc_of(s, sums[u][k]));
+                    } else {
+                        // SAFETY: the first round has written every lane that is present.
+                        lane.write(E::acc_add(unsafe { lane.assume_init() }, sums[u][k]));
+                    }
                 }
             }
-            start += CHAIN * lanes;
         }
-        for u in 0..abreast {
-            lane[first + u].write(acc[u]);
-        }
-        first += abreast;
     }
     let mut width = lanes / 2;
     while width > 0 {
         for j in 0..width.min(present.saturating_sub(width)) {
-            // SAFETY: j < j + width < present, and the lanes below that have been written.
-            let (mut a, b) = unsafe { (lane[j].assume_init(), lane[j + width].assume_init()) };
             for k in 0..K {
-                a[k] = E::acc_join(a[k], b[k]);
+                // SAFETY: j < j + width < present, and the lanes below that have been written.
+                let (a, b) = unsafe { (lane[j][k].assume_init(), lane[j + width][k].assume_init()) };
+                lane[j][k].write(E::acc_join(a, b));
             }
-            lane[j].write(a);
         }
         width /= 2;
     }
-    let mut whole = [E::acc_zero(s); K];
-    if present > 0 {
+    let whole: [E::Acc<S>; K] = array(|k| {
         // SAFETY: lane 0 has been written where there is a class.
-        whole = unsafe { lane[0].assume_init() };
-    }
+        if present > 0 { unsafe { lane[0][k].assume_init() } } else { E::acc_zero(s) }
+    });
     for r in 0..R {
         let wide = E::widen(at[r]);
         for h in 0..halves {

@@ -1,7 +1,7 @@
 //! Lanes along one row.
 
 use super::source::Scratch;
-use super::{BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, none};
+use super::{BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -34,20 +34,21 @@ pub(super) fn rows<
         for k in 0..count {
             row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &[f64::NAN; R], scratch, k, &mut sums);
         }
-        let mut again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, None, out);
+        let mut hints = no_hints();
+        let mut again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, None, out, &mut hints);
         for _ in 0..MORE {
-            if again.rows == 0 {
+            if again == 0 {
                 break;
             }
-            for k in (0..count).filter(|k| again.rows >> k & 1 == 1) {
-                let hint = array(|r| again.hint[r][k]);
+            for k in (0..count).filter(|k| again >> k & 1 == 1) {
+                let hint = array(|r| hints[r][k]);
                 if M::TWO_PASSES {
                     row::<S, E, M, I, R, K, O, true>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
                 } else {
                     row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
                 }
             }
-            again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, Some(again.rows), out);
+            again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, Some(again), out, &mut hints);
         }
     }
 }

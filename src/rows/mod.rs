@@ -240,6 +240,7 @@ fn tiled<E: Math, const I: usize>(rows: &Rows<'_, E, I>, which: &[usize], offset
 }
 
 /// Frames and sums of up to 16 rows on their way to `finish`, which takes 8 at a time.
+#[repr(align(64))]
 pub(crate) struct Sums<const R: usize, const K: usize> {
     at: [[f64; 16]; R],
     hi: [[f64; 16]; K],
@@ -273,14 +274,17 @@ impl<const R: usize, const K: usize> Sums<R, K> {
     }
 }
 
-/// Which of 8 rows are to be passed over once more, and with what hints.
-pub(crate) struct Again<const R: usize> {
-    rows: u64,
-    hint: [[f64; 8]; R],
+/// Hints for up to 16 rows; NaN where none is told.
+pub(crate) type Hints<const R: usize> = [[f64; 16]; R];
+
+/// No hint.
+pub(crate) const fn no_hints<const R: usize>() -> Hints<R> {
+    [[f64::NAN; 16]; R]
 }
 
 /// [`Measure::finish`] of rows 8·half … of the sums, which are rows `first …` of the batch, `count ≤ 8` of them. In the
-/// second pass only `rows` (a bit each) are stored. A function of its own, compiled once for all places.
+/// second pass only `rows` (a bit each) are stored. Gives the rows that are to be passed over once more, their hints in
+/// `hints`. A function of its own, compiled once for all places.
 #[inline(never)]
 fn finish<
     S: Simd,
@@ -299,37 +303,37 @@ fn finish<
     count: usize,
     second: Option<u64>,
     out: &mut Columns<I, O>,
-) -> Again<R> {
+    hints: &mut Hints<R>,
+) -> u64 {
     s.vectorize(
         #[inline(always)]
         || {
-            let full = first + 8 <= BATCH;
-            let load = |x: &[f64; BATCH]| -> W<S> {
-                if full {
-                    W::from_slice(s, &x[first..first + 8])
-                } else {
-                    W::from_fn(s, |i| x[(first + i).min(BATCH - 1)])
-                }
-            };
-            let before: [W<S>; O] = array(|k| load(&out.value[k]));
+            // Groups of 8 lie within the batch; what is stored behind its last row is nobody's.
+            let at = first..first + 8;
+            let zero = W::splat(s, 0.0);
+            let before: [W<S>; O] =
+                array(|k| if second.is_some() { W::from_slice(s, &out.value[k][at.clone()]) } else { zero });
             let done: Done<S, I, R, O> = m.finish(s, sums.part(s, half), second.is_some(), before);
             let rows = second.unwrap_or(u64::MAX) & ((1 << count) - 1);
-            if second.is_some() {
-                for k in 0..O {
-                    let value = done.value[k].to_array();
-                    for i in (0..count).filter(|i| rows >> i & 1 == 1) {
-                        out.value[k][first + i] = value[i];
-                    }
-                }
-            } else {
-                for k in 0..O {
-                    out.value[k][first..first + count].copy_from_slice(&done.value[k].to_array()[..count]);
-                }
+            let told = <W<S> as SimdBase<S>>::Mask::from_bitmask(s, rows);
+            for k in 0..O {
+                let value = if second.is_some() { told.select(done.value[k], before[k]) } else { done.value[k] };
+                value.store_slice(&mut out.value[k][at.clone()]);
+            }
+            if second.is_none() {
                 for k in 0..I {
-                    out.mass[k][first..first + count].copy_from_slice(&done.mass[k].to_array()[..count]);
+                    done.mass[k].store_slice(&mut out.mass[k][at.clone()]);
                 }
             }
-            Again { rows: done.again.to_bitmask() & rows, hint: array(|r| done.hint[r].to_array()) }
+            let again = done.again.to_bitmask() & rows;
+            if again != 0 {
+                let again = <W<S> as SimdBase<S>>::Mask::from_bitmask(s, again);
+                for (hints, hint) in hints.iter_mut().zip(done.hint) {
+                    let hint = again.select(hint, W::splat(s, f64::NAN));
+                    hint.store_slice(&mut hints[8 * half..8 * half + 8]);
+                }
+            }
+            again
         },
     )
 }
@@ -392,6 +396,7 @@ impl Offsets {
 }
 
 /// Results of a batch, column by column.
+#[repr(align(64))]
 pub(crate) struct Columns<const I: usize, const O: usize> {
     value: [[f64; BATCH]; O],
     mass: [[f64; BATCH]; I],

@@ -241,7 +241,9 @@ impl<E> Tile<E> {
     }
 }
 
-/// Room for a staged block of one row, or a staged tile of short rows, of each input.
+/// Room for a staged block of one row, or a staged tile of short rows, of each input. On lines of the cache: a vector
+/// that straddles two takes twice as long.
+#[repr(align(64))]
 pub(crate) struct Scratch<E, const I: usize> {
     pub(crate) tile: [[MaybeUninit<E>; BLOCK]; I],
     rows: [MaybeUninit<E>; BLOCK],
@@ -366,9 +368,16 @@ impl Input<'_> {
         let mut from: [*const E; 16] = [self.data.cast(); 16];
         let mut whole = false;
         if contiguous {
+            let (base, step) = (at(0).0, offsets.step);
             for (k, from) in from.iter_mut().enumerate().take(lanes) {
-                *from = self.data.wrapping_offset(at(k).0).cast();
-                prefetch(from.wrapping_byte_add(4096));
+                let offset = match step {
+                    Some(step) => base + k.min(count - 1) as isize * step,
+                    None => at(k).0,
+                };
+                *from = self.data.wrapping_offset(offset).cast();
+                // The same row of the next tile.
+                let next = from.wrapping_byte_offset(lanes as isize * step.unwrap_or(0));
+                (0..classes).step_by(64 / size_of::<E>()).for_each(|i| prefetch(next.wrapping_add(i)));
             }
             // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
             whole = offsets.step == Some(classes as isize * size)
@@ -391,18 +400,20 @@ impl Input<'_> {
 
 /// `LANES` vectors transposed.
 #[inline(always)]
-pub(super) fn square<S: Simd, E: Element>(mut r: [V<S, E>; 16]) -> [V<S, E>; 16] {
-    let lanes = E::LANES;
-    let mut width = lanes;
-    while width > 1 {
-        let o = r;
-        for k in 0..lanes / 2 {
-            r[2 * k] = o[k].zip_low(o[k + lanes / 2]);
-            r[2 * k + 1] = o[k].zip_high(o[k + lanes / 2]);
-        }
-        width /= 2;
-    }
-    r
+pub(super) fn square<S: Simd, E: Element>(r: [V<S, E>; 16]) -> [V<S, E>; 16] {
+    // log2 LANES steps, written out: a loop over them was left as one, in memory.
+    let r = interleave::<S, E>(interleave::<S, E>(interleave::<S, E>(r)));
+    if E::LANES == 16 { interleave::<S, E>(r) } else { r }
+}
+
+/// The first half of `LANES` vectors interleaved with the second.
+#[inline(always)]
+fn interleave<S: Simd, E: Element>(r: [V<S, E>; 16]) -> [V<S, E>; 16] {
+    let half = E::LANES / 2;
+    array(|k| {
+        let (a, b) = (r[k / 2 % half], r[k / 2 % half + half]);
+        if k % 2 == 0 { a.zip_low(b) } else { a.zip_high(b) }
+    })
 }
 
 /// Writes `LANES` rows of `classes` elements class by class.
@@ -421,19 +432,19 @@ unsafe fn transpose<S: Simd, E: Element>(s: S, from: &[*const E; 16], classes: u
         } else {
             (classes - lanes, lanes)
         };
-        let mut r = [V::<S, E>::splat(s, E::from_f64(0.0)); 16];
-        for (r, from) in r.iter_mut().zip(from).take(lanes) {
-            // SAFETY: elements first … first + n − 1 of the row are readable, LANES of them if n = LANES or `whole`.
-            *r = unsafe {
-                let from = from.add(first);
-                if n == lanes || whole {
-                    load(s, from)
-                } else {
-                    V::<S, E>::from_fn(s, |j| if j < n { from.add(j).read_unaligned() } else { E::from_f64(0.0) })
-                }
-            };
+        let mut short;
+        let mut at = from.map(|from| from.wrapping_add(first));
+        if n < lanes && !whole {
+            short = [[E::ZERO; 16]; 16];
+            for (at, short) in at.iter_mut().zip(&mut short).take(lanes) {
+                // SAFETY: elements first … first + n − 1 of the row are readable, and n < 16.
+                unsafe { at.copy_to_nonoverlapping(short.as_mut_ptr(), n) };
+                *at = short.as_ptr();
+            }
         }
-        let r = square::<S, E>(r);
+        // One plain load for every row: a choice in this loop was compiled to element-wise copies. SAFETY: LANES elements
+        // from here are readable if n = LANES or `whole`, and else have been copied to `short`.
+        let r = square::<S, E>(array(|k| unsafe { load(s, at[if k < lanes { k } else { 0 }]) }));
         for (k, r) in r.iter().enumerate().take(n) {
             // SAFETY: class first + k < classes has room for LANES elements.
             unsafe {
