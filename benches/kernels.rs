@@ -68,13 +68,13 @@ fn job(inputs: &[*const u8], dtype: Dtype, given: Given, columns: bool, classes:
         dtype,
         swapped: false,
         class_stride,
-        lead: vec![lead],
+        lead: [lead].as_slice().into(),
         given,
         temperature: 1.0,
     });
     Job {
         operands: operands.collect(),
-        lead: vec![rows],
+        lead: [rows].as_slice().into(),
         classes,
         mask: None,
         rows: None,
@@ -85,7 +85,7 @@ fn job(inputs: &[*const u8], dtype: Dtype, given: Given, columns: bool, classes:
         invalid_is_nan: false,
         check_sums: true,
         threads: 1,
-        out: Some(Out { data: out.as_mut_ptr().cast(), single: false, lead: vec![8] }),
+        out: Some(Out { data: out.as_mut_ptr().cast(), single: false, lead: [8].as_slice().into() }),
         total: false,
     }
 }

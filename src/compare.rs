@@ -206,7 +206,7 @@ fn likelihoods(
     }
     for (i, logs) in logs.iter_mut().enumerate() {
         if map[i] == Map::Ln {
-            crate::score::ln_all(level, logs);
+            crate::score::ln_all(level, &mut logs[..batch.rows.len()]);
         }
         for k in 0..batch.rows.len() {
             let (max, over) = (batch.value[MEASURED + 2 * i][k], batch.value[MEASURED + 2 * i + 1][k]);

@@ -12,7 +12,7 @@ use crate::measure::{
 use crate::parallel;
 use crate::reduce::Total;
 use crate::rows::{BATCH, BLOCK, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
-use crate::score::{Given, Job, Operand, collapse, nanoseconds_a_row, scale};
+use crate::score::{Axes, Given, Job, Operand, collapse, nanoseconds_a_row, scale};
 use crate::simd::level;
 
 /// Where results go.
@@ -25,7 +25,7 @@ pub struct Field {
     /// Bytes from class to class.
     pub class_stride: isize,
     /// Bytes from row to row along each leading axis.
-    pub lead: Vec<isize>,
+    pub lead: Axes<isize>,
 }
 
 // SAFETY: every row is written by one thread only, to an array that the caller keeps alive.
@@ -45,10 +45,15 @@ impl Field {
 }
 
 /// A job about rows as they are.
-pub fn plain(operands: Vec<Operand>, lead: Vec<usize>, classes: usize, threads: usize) -> Job {
+pub fn plain(
+    operands: impl IntoIterator<Item = Operand>,
+    lead: impl Into<Axes<usize>>,
+    classes: usize,
+    threads: usize,
+) -> Job {
     Job {
-        operands,
-        lead,
+        operands: operands.into_iter().collect(),
+        lead: lead.into(),
         classes,
         mask: None,
         rows: None,
@@ -65,9 +70,9 @@ pub fn plain(operands: Vec<Operand>, lead: Vec<usize>, classes: usize, threads: 
 }
 
 /// The job with adjacent leading axes merged, as those of `more` are, and the threads that it is worth.
-pub(crate) fn settled(job: &Job, more: Vec<&mut Vec<isize>>, nanoseconds: f64) -> Job {
+pub(crate) fn settled(job: &Job, more: Vec<&mut Axes<isize>>, nanoseconds: f64) -> Job {
     let mut job = job.clone();
-    let mut all: Vec<&mut Vec<isize>> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
+    let mut all: Vec<&mut Axes<isize>> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
     all.extend(job.mask.iter_mut().map(|x| &mut x.lead));
     all.extend(job.rows.iter_mut().map(|x| &mut x.lead));
     all.extend(job.labels.iter_mut().map(|x| &mut x.lead));
@@ -337,8 +342,8 @@ impl Elements {
     /// a function of the shape alone and one row is not one thread's.
     pub fn new(
         shape: &[usize],
-        operands: &[(*const u8, Dtype, bool, Vec<isize>)],
-        field: Option<(*mut u8, Dtype, Vec<isize>)>,
+        operands: &[(*const u8, Dtype, bool, Axes<isize>)],
+        field: Option<(*mut u8, Dtype, Axes<isize>)>,
         threads: usize,
     ) -> Self {
         let last = shape.iter().rposition(|n| *n != 1);
@@ -352,8 +357,8 @@ impl Elements {
             if (start == 0 && rows == 0) || (classes == 0 && whole > 0) {
                 continue;
             }
-            let split = |strides: &[isize]| -> (isize, Vec<isize>) {
-                let mut lead = strides.to_vec();
+            let split = |strides: &[isize]| -> (isize, Axes<isize>) {
+                let mut lead = Axes::from(strides);
                 let stride = last.map_or(0, |i| lead.remove(i));
                 if blocks {
                     lead.push(stride * BLOCK as isize);
@@ -370,7 +375,7 @@ impl Elements {
                 let (dtype, swapped, given) = (*dtype, *swapped, Given::Logits);
                 Operand { name: "input", data, dtype, swapped, class_stride, lead, given, temperature: 1.0 }
             });
-            let job = plain(inputs.collect(), lengths, classes, threads);
+            let job = plain(inputs, lengths, classes, threads);
             let field = field.as_ref().map(|(data, dtype, strides)| {
                 let (class_stride, lead) = split(strides);
                 Field { data: data.wrapping_offset(start as isize * class_stride), dtype: *dtype, class_stride, lead }

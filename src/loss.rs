@@ -1,6 +1,7 @@
 //! torch's cross entropies: of logits (with class indices or probabilities as targets) and of log-probabilities, with
 //! class weights and label smoothing, and their gradients. Each reads the logits once.
 
+use smallvec::smallvec;
 use std::sync::Mutex;
 
 use crate::elementwise::{Field, group, over_rows, settled, softmax_frames, zero_or_nan};
@@ -9,7 +10,7 @@ use crate::math::{Math, wide};
 use crate::measure::{Expected, ExpectedInput, ExpectedTarget, LogSumExp, Softmax};
 use crate::reduce::Total;
 use crate::rows::{BATCH, Batch, Dtype, Emit, Lead, Map, Measure, emit_rows, evaluate};
-use crate::score::{Given, Job, Operand, nanoseconds_a_row, scale};
+use crate::score::{Axes, Given, Job, Operand, nanoseconds_a_row, scale};
 use crate::simd::{SimdBase, W, dispatch, level};
 
 /// What the losses have besides inputs and targets.
@@ -65,7 +66,7 @@ unsafe impl Sync for Upstream {}
 
 impl Upstream {
     /// Its strides along the leading axes, if it has any.
-    pub(crate) fn lead(&mut self) -> Option<&mut Vec<isize>> {
+    pub(crate) fn lead(&mut self) -> Option<&mut Axes<isize>> {
         match self {
             Upstream::One(_) => None,
             Upstream::Rows(x) => Some(&mut x.lead),
@@ -102,7 +103,7 @@ fn repeated<E: Math>(row: &[E], axes: usize) -> Operand {
         dtype: if E::LANES == 16 { Dtype::F32 } else { Dtype::F64 },
         swapped: false,
         class_stride: size_of::<E>() as isize,
-        lead: vec![0; axes],
+        lead: smallvec![0; axes],
         given: Given::Logits,
         temperature: 1.0,
     }

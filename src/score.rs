@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::error::{Error, Flaw, Result, invalid_rows, label_out_of_range};
 use crate::math::{Math, wide};
 use crate::measure::Scale;
@@ -9,6 +11,9 @@ use crate::parallel;
 use crate::reduce::Total;
 use crate::rows::{BATCH, Batch, Dtype, Input, Lead, Map, Mask, Measure, Rows, evaluate};
 use crate::simd::{Level, SimdBase, W, dispatch, level};
+
+/// One number an axis. Arrays of up to four take no allocation: with eleven of them a call on one row took twice as long.
+pub type Axes<T> = SmallVec<[T; 4]>;
 
 /// How a row is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +57,7 @@ pub struct Bytes {
     /// Bytes from class to class; 0 where there is no class axis.
     pub class_stride: isize,
     /// Bytes from row to row along each leading axis.
-    pub lead: Vec<isize>,
+    pub lead: Axes<isize>,
 }
 
 /// One input of a call.
@@ -69,7 +74,7 @@ pub struct Operand {
     /// Bytes from class to class.
     pub class_stride: isize,
     /// Bytes from row to row along each leading axis.
-    pub lead: Vec<isize>,
+    pub lead: Axes<isize>,
     /// The space of its rows.
     pub given: Given,
     /// What its logarithms are divided by.
@@ -102,7 +107,7 @@ pub struct Labels {
     /// Whether in the other byte order.
     pub swapped: bool,
     /// Bytes from row to row along each leading axis.
-    pub lead: Vec<isize>,
+    pub lead: Axes<isize>,
     /// The label of rows that do not count.
     pub ignore: Option<i64>,
 }
@@ -115,16 +120,16 @@ pub struct Out {
     /// Whether results are `f32` (else `f64`).
     pub single: bool,
     /// Bytes from row to row along each leading axis.
-    pub lead: Vec<isize>,
+    pub lead: Axes<isize>,
 }
 
 /// Everything a call is about.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The inputs: one or two.
-    pub operands: Vec<Operand>,
+    pub operands: SmallVec<[Operand; 2]>,
     /// Lengths of the leading axes.
-    pub lead: Vec<usize>,
+    pub lead: Axes<usize>,
     /// Number of classes.
     pub classes: usize,
     /// Which classes count.
@@ -170,12 +175,13 @@ impl Job {
     /// The job with adjacent leading axes merged where every operand allows it, and axes of length 1 dropped.
     pub fn collapsed(&self) -> Job {
         let mut job = self.clone();
-        let mut all: Vec<&mut Vec<isize>> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
+        let mut all: SmallVec<[&mut Axes<isize>; 6]> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
         all.extend(job.mask.iter_mut().map(|x| &mut x.lead));
         all.extend(job.rows.iter_mut().map(|x| &mut x.lead));
         all.extend(job.labels.iter_mut().map(|x| &mut x.lead));
         all.extend(job.out.iter_mut().map(|x| &mut x.lead));
         collapse(&mut job.lead, &mut all);
+        drop(all);
         job
     }
 
@@ -196,11 +202,11 @@ impl Job {
 
     /// A row number as the caller counts rows.
     pub fn row_name(&self, row: usize) -> String {
-        let shape: Vec<usize> = self.lead.clone();
+        let shape = &self.lead;
         if shape.len() < 2 {
             return row.to_string();
         }
-        let (mut rest, mut index) = (row, vec![0; shape.len()]);
+        let (mut rest, mut index): (usize, Axes<usize>) = (row, smallvec![0; shape.len()]);
         for (i, n) in shape.iter().enumerate().rev() {
             index[i] = rest % n;
             rest /= n;
@@ -237,27 +243,16 @@ impl Job {
     /// Calls `see` with the rows of a range that count, up to [`BATCH`] at a time.
     pub fn batches(&self, range: std::ops::Range<usize>, mut see: impl FnMut(&[usize])) {
         let lead = Lead { shape: &self.lead };
-        let mut which = [0; BATCH];
-        let mut row = range.start;
-        if self.all_count() {
-            while row < range.end {
-                let n = (range.end - row).min(BATCH);
-                which[..n].iter_mut().enumerate().for_each(|(k, which)| *which = row + k);
-                see(&which[..n]);
-                row += n;
+        let all = self.all_count();
+        let mut rows = range.filter(|row| all || self.counts(&lead, *row));
+        let mut which = SmallVec::<[usize; BATCH]>::new();
+        loop {
+            which.clear();
+            which.extend(rows.by_ref().take(BATCH));
+            if which.is_empty() {
+                return;
             }
-            return;
-        }
-        while row < range.end {
-            let mut n = 0;
-            while n < BATCH && row < range.end {
-                which[n] = row;
-                n += usize::from(self.counts(&lead, row));
-                row += 1;
-            }
-            if n > 0 {
-                see(&which[..n]);
-            }
+            see(&which);
         }
     }
 
@@ -377,7 +372,7 @@ impl Labels {
 }
 
 /// Merges adjacent axes where all strides allow it, and drops axes of length 1.
-pub fn collapse(shape: &mut Vec<usize>, strides: &mut [&mut Vec<isize>]) {
+pub fn collapse(shape: &mut Axes<usize>, strides: &mut [&mut Axes<isize>]) {
     let mut axis = 0;
     while axis < shape.len() {
         if shape[axis] == 1 {
@@ -458,9 +453,9 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
     parallel::chunks(job.len(), size, threads, |chunk, range| {
         let mut total = Total::default();
         job.batches(range, |which| {
-            evaluate::<E, M, I, R, K, O>(level, m, &rows, which, &mut |batch| {
-                let value = settle(job, level, &batch, rescue, &invalid);
-                let value = &value[..which.len()];
+            evaluate::<E, M, I, R, K, O>(level, m, &rows, which, &mut |mut batch| {
+                settle(job, level, &mut batch, rescue, &invalid);
+                let value = &*batch.value[0];
                 if let Some(out) = &job.out {
                     store(job, out, which, value);
                 }
@@ -484,18 +479,15 @@ pub fn nanoseconds_a_row(classes: usize, inputs: usize) -> f64 {
     10.0 + 0.5 * (classes * inputs) as f64
 }
 
-/// The results of a batch in the caller's units; rows that are not distributions are noted.
+/// Makes of the first values of a batch its results, in the caller's units; rows that are not distributions are noted.
 fn settle<const I: usize, const O: usize>(
     job: &Job,
     level: Level,
-    batch: &Batch<'_, I, O>,
+    batch: &mut Batch<'_, I, O>,
     rescue: &dyn Fn(usize) -> f64,
     invalid: &Mutex<Invalid>,
-) -> [f64; BATCH] {
-    let mut value = [0.0; BATCH];
-    let n = batch.rows.len();
-    value[..n].copy_from_slice(batch.value[0]);
-    let mut suspect = value[..n].iter().any(|v| v.is_nan());
+) {
+    let mut suspect = batch.value[0].iter().any(|v| v.is_nan());
     for (k, x) in job.operands.iter().enumerate() {
         if job.check_sums && x.given.is_normalised() {
             let (expected, tolerance) = (if x.given.is_log() { 0.0 } else { 1.0 }, Job::tolerance(x.dtype));
@@ -503,18 +495,20 @@ fn settle<const I: usize, const O: usize>(
             suspect |= batch.mass[k].iter().any(|m| m.is_nan() || (m - expected).abs() > tolerance * (1.0 - 1e-6));
         }
     }
-    let mut rescued = [false; BATCH];
+    // A bit a row.
+    let mut rescued = 0u128;
+    const { assert!(BATCH <= 128) };
     if suspect {
-        for (k, row) in batch.rows.iter().enumerate() {
+        for (k, (row, value)) in batch.rows.iter().zip(&mut *batch.value[0]).enumerate() {
             match job.inspect(*row) {
-                Verdict::Right if value[k].is_nan() => {
-                    value[k] = rescue(*row);
-                    rescued[k] = true;
+                Verdict::Right if value.is_nan() => {
+                    *value = rescue(*row);
+                    rescued |= 1 << k;
                 }
                 Verdict::Right => {}
-                Verdict::Nothing => value[k] = f64::NAN,
+                Verdict::Nothing => *value = f64::NAN,
                 Verdict::Wrong(operand, flaw) => {
-                    value[k] = f64::NAN;
+                    *value = f64::NAN;
                     if !job.invalid_is_nan {
                         invalid.lock().unwrap_or_else(|e| e.into_inner()).push(*row, operand, flaw);
                     }
@@ -524,19 +518,18 @@ fn settle<const I: usize, const O: usize>(
     }
     if let Some(labels) = &job.labels {
         let likelihoods = surprise(job, labels, level, batch, invalid);
-        for (k, value) in value[..n].iter_mut().enumerate() {
-            if !value.is_nan() && !rescued[k] {
-                *value = likelihoods[k];
+        for (k, (value, likelihood)) in batch.value[0].iter_mut().zip(likelihoods).enumerate() {
+            if !value.is_nan() && rescued >> k & 1 == 0 {
+                *value = likelihood;
             }
         }
     }
     if job.unit != 1.0 {
-        value[..n].iter_mut().for_each(|v| *v /= job.unit);
+        batch.value[0].iter_mut().for_each(|v| *v /= job.unit);
     }
     if job.root {
-        value[..n].iter_mut().for_each(|v| *v = v.sqrt());
+        batch.value[0].iter_mut().for_each(|v| *v = v.sqrt());
     }
-    value
 }
 
 /// −ln q[label] from the maximum of a row and what its (log-)sum exceeds it by.
@@ -546,9 +539,9 @@ fn surprise<const I: usize, const O: usize>(
     level: Level,
     batch: &Batch<'_, I, O>,
     invalid: &Mutex<Invalid>,
-) -> [f64; BATCH] {
+) -> SmallVec<[f64; BATCH]> {
     let (lead, x) = (Lead { shape: &job.lead }, &job.operands[I - 1]);
-    let mut result = [0.0; BATCH];
+    let mut result = smallvec![0.0; batch.rows.len()];
     // Ratios of a subnormal mass that overflow.
     let mut beyond = Vec::new();
     for (k, row) in batch.rows.iter().enumerate() {
@@ -574,18 +567,19 @@ fn surprise<const I: usize, const O: usize>(
     result
 }
 
-/// The logarithms of a batch, in the same bits on every machine.
-pub fn ln_all(level: Level, values: &mut [f64; BATCH]) {
+/// The logarithms of numbers, in the same bits on every machine.
+pub fn ln_all(level: Level, values: &mut [f64]) {
     dispatch!(level, s => {
-        for chunk in values.as_chunks_mut::<8>().0 {
-            *chunk = wide::ln(s, W::load_array(s, *chunk)).to_array();
+        for chunk in values.chunks_mut(8) {
+            let ln = wide::ln(s, W::from_fn(s, |i| *chunk.get(i).unwrap_or(&1.0))).to_array();
+            chunk.copy_from_slice(&ln[..chunk.len()]);
         }
     });
 }
 
 /// The logarithm of one number, in the same bits on every machine.
 pub fn ln(x: f64) -> f64 {
-    let mut values = [x; BATCH];
+    let mut values = [x];
     ln_all(level(), &mut values);
     values[0]
 }

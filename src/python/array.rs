@@ -11,11 +11,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
+use smallvec::{SmallVec, smallvec};
 
 use super::arrow::arrow;
 use super::exchange::{Fresh, Table, dlpack, exchanged};
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
+use crate::score::Axes;
 
 /// A way in: the argument as an array, if it is of the kind that comes in here.
 type Door = for<'py> fn(&str, &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>>;
@@ -224,13 +226,25 @@ pub struct Aligned {
     /// Bytes from class to class.
     pub class_stride: isize,
     /// Bytes from row to row.
-    pub lead: Vec<isize>,
+    pub lead: Axes<isize>,
+}
+
+/// What operands have in common.
+pub struct Alignment {
+    /// Lengths of the leading axes.
+    pub lead: Axes<usize>,
+    /// Number of classes.
+    pub classes: usize,
+    /// The class axis's place in the result's shape.
+    pub place: usize,
+    /// How each operand follows.
+    pub operands: SmallVec<[Aligned; 2]>,
 }
 
 /// The leading axes that the operands share, broadcast as numpy does, and how each follows them.
 ///
 /// A one-dimensional operand is one row, whatever the axis.
-pub fn align(operands: &[(&str, &Array<'_>)], axis: isize) -> Result<(Vec<usize>, usize, usize, Vec<Aligned>)> {
+pub fn align(operands: &[(&str, &Array<'_>)], axis: isize) -> Result<Alignment> {
     let most = operands.iter().map(|(_, x)| x.shape().len()).max().unwrap_or(0);
     if let Some((name, _)) = operands.iter().find(|(_, x)| x.shape().is_empty()) {
         return Err(Error::Value(format!("{name} must have at least one axis, the classes of a row, got a scalar")));
@@ -239,7 +253,7 @@ pub fn align(operands: &[(&str, &Array<'_>)], axis: isize) -> Result<(Vec<usize>
         return Err(Error::Value(format!("axis {axis} is out of range for {most} axes")));
     }
     let from_end = if axis < 0 { axis } else { axis - most as isize };
-    let mut class_axes = Vec::with_capacity(operands.len());
+    let mut class_axes = SmallVec::<[usize; 2]>::new();
     for (name, x) in operands {
         let n = x.shape().len() as isize;
         class_axes.push(match n {
@@ -258,7 +272,7 @@ pub fn align(operands: &[(&str, &Array<'_>)], axis: isize) -> Result<(Vec<usize>
             )));
         }
     }
-    let lead_of = |k: usize| -> Vec<usize> {
+    let lead_of = |k: usize| -> Axes<usize> {
         operands[k].1.shape().iter().enumerate().filter(|(i, _)| *i != class_axes[k]).map(|(_, n)| *n).collect()
     };
     let mut lead = lead_of(0);
@@ -277,17 +291,17 @@ pub fn align(operands: &[(&str, &Array<'_>)], axis: isize) -> Result<(Vec<usize>
         .iter()
         .enumerate()
         .map(|(k, (_, x))| {
-            let strides: Vec<isize> =
+            let strides: Axes<isize> =
                 x.strides().iter().enumerate().filter(|(i, _)| *i != class_axes[k]).map(|(_, s)| *s).collect();
             Aligned { class_stride: x.strides()[class_axes[k]], lead: follow(&lead, &lead_of(k), &strides) }
         })
         .collect();
     let place = (lead.len() as isize + 1 + from_end) as usize;
-    Ok((lead, classes, place, aligned))
+    Ok(Alignment { lead, classes, place, operands: aligned })
 }
 
 /// The shape two shapes broadcast to.
-fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+fn broadcast(a: &[usize], b: &[usize]) -> Option<Axes<usize>> {
     let n = a.len().max(b.len());
     let at = |x: &[usize], i: usize| if i + x.len() >= n { x[i + x.len() - n] } else { 1 };
     (0..n)
@@ -301,9 +315,9 @@ fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
 }
 
 /// Strides along `lead` of an array of `shape` that broadcasts to it.
-pub fn follow(lead: &[usize], shape: &[usize], strides: &[isize]) -> Vec<isize> {
+pub fn follow(lead: &[usize], shape: &[usize], strides: &[isize]) -> Axes<isize> {
     let missing = lead.len() - shape.len();
-    let mut result = vec![0; lead.len()];
+    let mut result = smallvec![0; lead.len()];
     for (i, (n, stride)) in shape.iter().zip(strides).enumerate() {
         if *n == lead[missing + i] && *n != 1 {
             result[missing + i] = *stride;
@@ -327,7 +341,7 @@ pub fn precision(single: bool) -> Dtype {
 pub struct Target<'py> {
     place: Place<'py>,
     data: *mut u8,
-    strides: Vec<isize>,
+    strides: Axes<isize>,
 }
 
 enum Place<'py> {
@@ -402,16 +416,16 @@ impl<'py> Target<'py> {
         let wrap = match kind {
             Kind::Exchanged(table) => {
                 let (fresh, data, strides) = Fresh::exchanged(table, shape, dtype)?;
-                return Ok(Target { place: Place::Tensor(fresh), data, strides });
+                return Ok(Target { place: Place::Tensor(fresh), data, strides: strides.into() });
             }
             Kind::Torch(torch) => {
                 let (fresh, data, strides) = Fresh::torch(torch, shape, dtype)?;
-                return Ok(Target { place: Place::Tensor(fresh), data, strides });
+                return Ok(Target { place: Place::Tensor(fresh), data, strides: strides.into() });
             }
             Kind::Other(_, wrap) => Some(wrap.clone()),
             Kind::Numpy => None,
         };
-        let mut lengths: Vec<npy_intp> = shape.iter().map(|n| *n as npy_intp).collect();
+        let mut lengths: Axes<npy_intp> = shape.iter().map(|n| *n as npy_intp).collect();
         // SAFETY: a shape of as many numbers as are said, and a descriptor whose reference is taken over. Every element
         // is written before the array is handed out, or the array is dropped.
         let array = unsafe {
@@ -421,7 +435,7 @@ impl<'py> Target<'py> {
         };
         // SAFETY: an ndarray's object starts with a `PyArrayObject`.
         let data = unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.data }.cast();
-        let strides = array.strides().to_vec();
+        let strides = array.strides().into();
         Ok(Target { place: Place::New(array.into_any(), wrap), data, strides })
     }
 
@@ -462,7 +476,7 @@ impl<'py> Target<'py> {
             PyTypeError::new_err(format!("out must have dtype {wanted}, got {}", got.unwrap_or_default()))
         };
         let (low, high) = whole.extent();
-        let strides = whole.strides().to_vec();
+        let strides = whole.strides().into();
         let (place, data) = match whole.memory {
             Memory::Foreign { .. } if whole.dtype != precision(single) => return Err(dtype()),
             Memory::Foreign { .. } => (Place::Foreign, whole.data.cast_mut()),
@@ -494,7 +508,7 @@ impl<'py> Target<'py> {
     }
 
     /// Bytes from element to element along each axis.
-    pub fn strides(&self) -> Vec<isize> {
+    pub fn strides(&self) -> Axes<isize> {
         self.strides.clone()
     }
 

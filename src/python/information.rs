@@ -2,14 +2,15 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use smallvec::{SmallVec, smallvec};
 
-use super::array::{Array, Kind, Target, align, follow, precision, scalar_of, tuple};
+use super::array::{Alignment, Array, Kind, Target, align, follow, precision, scalar_of, tuple};
 use super::detached;
 use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Temperature, Threads};
 use super::slope::{is_graph, node};
 use crate::registry::{Quantity, run};
 use crate::rows::Dtype;
-use crate::score::{Bytes, Given, Job, Labels, Operand, Out, ln, nanoseconds_a_row};
+use crate::score::{Axes, Bytes, Given, Job, Labels, Operand, Out, ln, nanoseconds_a_row};
 
 /// The keywords that every quantity has.
 pub struct Keywords<'a, 'py> {
@@ -68,15 +69,15 @@ pub fn prepare<'py>(
             }
         }
     }
-    let (lead, classes, place, aligned) = align(operands, axis)?;
+    let Alignment { lead, classes, place, operands: aligned } = align(operands, axis)?;
     let single = Dtype::single(operands.iter().map(|(_, x)| x.dtype));
     let mut keep = Vec::new();
-    let mut flags = |name: &str, obj: &Bound<'py, PyAny>| -> PyResult<(Vec<usize>, Vec<isize>, *const u8)> {
+    let mut flags = |name: &str, obj: &Bound<'py, PyAny>| -> PyResult<(Axes<usize>, Axes<isize>, *const u8)> {
         let array = Array::new(name, obj)?;
         if array.dtype != Dtype::Bool {
             return Err(PyTypeError::new_err(format!("{name} must be boolean, got another dtype")));
         }
-        let parts = (array.shape().to_vec(), array.strides().to_vec(), array.data);
+        let parts = (array.shape().into(), array.strides().into(), array.data);
         keep.push(array);
         Ok(parts)
     };
@@ -91,7 +92,7 @@ pub fn prepare<'py>(
             ))
         };
         if shape.len() == 1 && shape[0] == classes {
-            return Ok(Bytes { data, class_stride: strides[0], lead: vec![0; lead.len()] });
+            return Ok(Bytes { data, class_stride: strides[0], lead: smallvec![0; lead.len()] });
         }
         if shape.len() != lead.len() + 1 || shape.len() == 1 || shape[place] != classes {
             return Err(wrong());
@@ -122,7 +123,7 @@ pub fn prepare<'py>(
         if array.is_floating() || array.dtype == Dtype::Bool {
             return Err(PyTypeError::new_err("labels must be integers, got another dtype"));
         }
-        if array.shape() != lead {
+        if *array.shape() != *lead {
             return Err(PyValueError::new_err(format!(
                 "labels must have one label a row, shape {}, got {}",
                 tuple(&lead),
@@ -133,7 +134,7 @@ pub fn prepare<'py>(
             data: array.data,
             dtype: array.dtype,
             swapped: array.swapped,
-            lead: array.strides().to_vec(),
+            lead: array.strides().into(),
             ignore,
         };
         keep.push(array);
@@ -185,9 +186,9 @@ pub fn score<'py>(
     if is_graph(operands)? {
         return node(py, quantity, operands, labels, root, k);
     }
-    let arrays: Vec<(&'static str, Array<'py>)> =
+    let arrays: SmallVec<[(&'static str, Array<'py>); 2]> =
         operands.iter().map(|(name, obj)| Ok((*name, Array::new(name, obj)?))).collect::<PyResult<_>>()?;
-    let borrowed: Vec<(&'static str, &Array<'py>)> = arrays.iter().map(|(name, x)| (*name, x)).collect();
+    let borrowed: SmallVec<[(&'static str, &Array<'py>); 2]> = arrays.iter().map(|(name, x)| (*name, x)).collect();
     if let (Quantity::CrossEntropy, [(_, p), (_, q)]) = (quantity, borrowed.as_slice())
         && !q.is_floating()
         && q.dtype != Dtype::Bool

@@ -14,7 +14,7 @@ use crate::loss::{self, Numbers, Terms, Upstream};
 use crate::parallel::num_threads;
 use crate::reduce::Total;
 use crate::rows::Dtype;
-use crate::score::{Given, Job, Labels, Operand, nanoseconds_a_row};
+use crate::score::{Axes, Given, Job, Labels, Operand, nanoseconds_a_row};
 
 type Obj<'a, 'py> = &'a Bound<'py, PyAny>;
 
@@ -110,14 +110,14 @@ fn axis_of(dim: isize, axes: usize) -> PyResult<usize> {
 
 /// An array as rows along an axis; without axes it is one row of one class.
 fn operand(name: &'static str, x: &Array<'_>, axis: usize) -> Operand {
-    let mut lead = x.strides().to_vec();
+    let mut lead = Axes::from(x.strides());
     let class_stride = if lead.is_empty() { 0 } else { lead.remove(axis) };
     let (data, dtype, swapped) = (x.data, x.dtype, x.swapped);
     Operand { name, data, dtype, swapped, class_stride, lead, given: Given::Logits, temperature: 1.0 }
 }
 
 /// An array with a number a row.
-fn per_row(name: &'static str, x: &Array<'_>, lead: Vec<isize>) -> Operand {
+fn per_row(name: &'static str, x: &Array<'_>, lead: Axes<isize>) -> Operand {
     let (data, dtype, swapped) = (x.data, x.dtype, x.swapped);
     Operand { name, data, dtype, swapped, class_stride: 0, lead, given: Given::Logits, temperature: 1.0 }
 }
@@ -277,7 +277,7 @@ pub fn logsumexp_backward<'py>(
         operands[0].lead.push(stride);
         field.lead.push(field.class_stride);
     }
-    let cut = |strides: &[isize]| strides[..lead.len()].to_vec();
+    let cut = |strides: &[isize]| Axes::from(&strides[..lead.len()]);
     operands.push(per_row("grad", &g, cut(&of_g)));
     operands.push(per_row("result", &lse, cut(&of_lse)));
     let job = plain(operands, lead, classes, num_threads());
@@ -290,7 +290,7 @@ pub fn logsumexp_backward<'py>(
 // -------------------------------------------------------------------------------------------------- pointwise losses
 
 /// An element of a pointwise loss: its memory, and its strides along the common shape.
-type Element = (*const u8, Dtype, bool, Vec<isize>);
+type Element = (*const u8, Dtype, bool, Axes<isize>);
 
 /// The number that an absent argument is.
 static ONE: (f32, f64) = (1.0, 1.0);
@@ -298,8 +298,8 @@ static ONE: (f32, f64) = (1.0, 1.0);
 /// A number as an element.
 fn number(at: &(f32, f64), single: bool, axes: usize) -> Element {
     match single {
-        true => ((&raw const at.0).cast(), Dtype::F32, false, vec![0; axes]),
-        false => ((&raw const at.1).cast(), Dtype::F64, false, vec![0; axes]),
+        true => ((&raw const at.0).cast(), Dtype::F32, false, Axes::from_elem(0, axes)),
+        false => ((&raw const at.1).cast(), Dtype::F64, false, Axes::from_elem(0, axes)),
     }
 }
 
@@ -726,7 +726,7 @@ impl<'py> Classes<'py> {
             operands.push(operand("target", &t, axis));
         } else {
             // One row may have its label in an array of one.
-            let strides = if axes == 1 { Vec::new() } else { t.strides().to_vec() };
+            let strides = if axes == 1 { Axes::new() } else { t.strides().into() };
             let (data, dtype, swapped) = (t.data, t.dtype, t.swapped);
             kept = Some(Labels { data, dtype, swapped, lead: strides, ignore: Some(ignore_index) });
         }
@@ -886,7 +886,7 @@ pub fn nll_loss<'py>(
 fn upstream_of_rows(g: &Array<'_>, lead: &[usize], reduce: Reduce, count: f64) -> PyResult<Upstream> {
     if reduce == Reduce::None {
         same_shape("grad", g, lead)?;
-        return Ok(Upstream::Rows(per_row("grad", g, g.strides().to_vec())));
+        return Ok(Upstream::Rows(per_row("grad", g, g.strides().into())));
     }
     same_shape("grad", g, &[])?;
     // SAFETY: an array without axes has an element.

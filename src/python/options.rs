@@ -32,9 +32,9 @@ fn number(argument: &str, obj: &Obj<'_, '_>) -> PyResult<f64> {
     obj.extract::<f64>().map_err(|_| error())
 }
 
-fn string(argument: &str, obj: &Obj<'_, '_>) -> PyResult<String> {
-    obj.extract::<String>()
-        .map_err(|_| PyTypeError::new_err(format!("{argument} must be a string, got {}", type_name(obj))))
+fn string<'a>(argument: &str, obj: Obj<'a, '_>) -> PyResult<&'a str> {
+    obj.extract::<&str>()
+        .map_err(|_| PyTypeError::new_err(format!("{argument} must be a string, got {}", type_name(&obj))))
 }
 
 /// `axis`: the axis along which a row lies.
@@ -96,11 +96,10 @@ pub struct Spaces(pub [Given; 2], pub bool);
 impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
     type Error = PyErr;
     fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
-        let one = |obj: &Obj<'_, 'py>| -> PyResult<Given> {
+        let one = |obj: Obj<'_, 'py>| -> PyResult<Given> {
             let name = string("given", obj)?;
             let found = Given::NAMES.iter().find(|(n, _)| *n == name);
-            let names: Vec<&str> = Given::NAMES.iter().map(|(n, _)| *n).collect();
-            found.map(|(_, g)| *g).ok_or_else(|| unknown("given", &name, &names).into())
+            found.map(|(_, g)| *g).ok_or_else(|| unknown("given", name, &Given::NAMES.map(|(n, _)| n)).into())
         };
         if let Ok(pair) = obj.cast::<PyTuple>() {
             if pair.len() != 2 {
@@ -110,9 +109,9 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
                 )));
             }
             let (p, q) = (pair.get_item(0)?, pair.get_item(1)?);
-            return Ok(Spaces([one(&p.as_borrowed())?, one(&q.as_borrowed())?], true));
+            return Ok(Spaces([one(p.as_borrowed())?, one(q.as_borrowed())?], true));
         }
-        one(&obj).map(|g| Spaces([g, g], false))
+        one(obj).map(|g| Spaces([g, g], false))
     }
 }
 
@@ -155,7 +154,7 @@ pub enum Reduction {
 impl<'a, 'py> FromPyObject<'a, 'py> for Reduction {
     type Error = PyErr;
     fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
-        match string("reduction", &obj)?.as_str() {
+        match string("reduction", obj)? {
             "none" => Ok(Reduction::None),
             "sum" => Ok(Reduction::Sum),
             "mean" => Ok(Reduction::Mean),
@@ -171,7 +170,7 @@ pub struct OnInvalid(pub bool);
 impl<'a, 'py> FromPyObject<'a, 'py> for OnInvalid {
     type Error = PyErr;
     fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
-        match string("on_invalid", &obj)?.as_str() {
+        match string("on_invalid", obj)? {
             "raise" => Ok(OnInvalid(false)),
             "nan" => Ok(OnInvalid(true)),
             other => Err(unknown("on_invalid", other, &["raise", "nan"]).into()),

@@ -15,7 +15,7 @@ use crate::elementwise::Field;
 use crate::loss::Upstream;
 use crate::measure::SlopeOf;
 use crate::registry::Quantity;
-use crate::score::{Given, Operand, ln, nanoseconds_a_row};
+use crate::score::{Axes, Given, Operand, ln, nanoseconds_a_row};
 use crate::slope::gradient;
 
 /// A call of a quantity, without the rows that it is about.
@@ -157,7 +157,7 @@ impl Measured {
         let unit = self.base.0.map_or(1.0, ln);
         let g = Array::new("grad", grad)?;
         let upstream = if self.reduction == Reduction::None {
-            let mut lead = g.strides().to_vec();
+            let mut lead = Axes::from(g.strides());
             if self.keepdims {
                 lead.remove(call.place);
             }

@@ -26,6 +26,9 @@ pub(super) fn rows<
     scratch: &mut Scratch<E, I>,
     out: &mut Columns<I, O>,
 ) {
+    if n == 0 {
+        return;
+    }
     let mut sums = Sums::new();
     let mut first = 0;
     while first < n {

@@ -27,6 +27,9 @@ pub(super) fn rows<
     scratch: &mut Scratch<E, I>,
     out: &mut Columns<I, O>,
 ) {
+    if range.is_empty() {
+        return;
+    }
     let mut sums = Sums::new();
     let n = range.end;
     for first in range.step_by(8) {

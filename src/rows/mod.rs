@@ -13,6 +13,8 @@ mod source;
 pub use emit::{Emit, Target, emit_rows};
 pub use source::{Dtype, Input, Lead, Map, Mask};
 
+use std::mem::MaybeUninit;
+
 use crate::math::Math;
 use crate::simd::*;
 
@@ -113,8 +115,8 @@ pub fn add_parts<S: Simd, const R: usize, const K: usize>(a: Part<S, R, K>, b: P
 pub struct Batch<'a, const I: usize, const O: usize> {
     /// Which rows.
     pub rows: &'a [usize],
-    /// Results, each with as many values as there are rows.
-    pub value: [&'a [f64]; O],
+    /// Results, each with as many values as there are rows, to be used up.
+    pub value: [&'a mut [f64]; O],
     /// The normalisers of each input.
     pub mass: [&'a [f64]; I],
 }
@@ -222,7 +224,14 @@ fn batches<
         let (n, tiled) = (which.len(), tiled(rows, which, &offsets));
         across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, tiled, &offsets, &mut scratch, &mut out);
         along::rows::<S, E, M, I, R, K, O>(s, m, rows, tiled..n, &offsets, &mut scratch, &mut out);
-        sink(Batch { rows: which, value: array(|k| &out.value[k][..n]), mass: array(|k| &out.mass[k][..n]) });
+        // SAFETY: the two drivers between them have finished rows 0 … n − 1.
+        let (value, mass) = unsafe {
+            (
+                out.value.each_mut().map(|column| column[..n].assume_init_mut()),
+                out.mass.each_ref().map(|column| column[..n].assume_init_ref()),
+            )
+        };
+        sink(Batch { rows: which, value, mass });
     }
 }
 
@@ -311,18 +320,21 @@ fn finish<
             // Groups of 8 lie within the batch; what is stored behind its last row is nobody's.
             let at = first..first + 8;
             let zero = W::splat(s, 0.0);
-            let before: [W<S>; O] =
-                array(|k| if second.is_some() { W::from_slice(s, &out.value[k][at.clone()]) } else { zero });
+            let before: [W<S>; O] = array(|k| match second {
+                // SAFETY: the first pass has stored these eight.
+                Some(_) => W::from_slice(s, unsafe { out.value[k][at.clone()].assume_init_ref() }),
+                None => zero,
+            });
             let done: Done<S, I, R, O> = m.finish(s, sums.part(s, half), second.is_some(), before);
             let rows = second.unwrap_or(u64::MAX) & ((1 << count) - 1);
             let told = <W<S> as SimdBase<S>>::Mask::from_bitmask(s, rows);
             for k in 0..O {
                 let value = if second.is_some() { told.select(done.value[k], before[k]) } else { done.value[k] };
-                value.store_slice(&mut out.value[k][at.clone()]);
+                out.value[k][at.clone()].write_copy_of_slice(&value.to_array());
             }
             if second.is_none() {
                 for k in 0..I {
-                    done.mass[k].store_slice(&mut out.mass[k][at.clone()]);
+                    out.mass[k][at.clone()].write_copy_of_slice(&done.mass[k].to_array());
                 }
             }
             let again = done.again.to_bitmask() & rows;
@@ -398,13 +410,13 @@ impl Offsets {
 /// Results of a batch, column by column.
 #[repr(align(64))]
 pub(crate) struct Columns<const I: usize, const O: usize> {
-    value: [[f64; BATCH]; O],
-    mass: [[f64; BATCH]; I],
+    value: [[MaybeUninit<f64>; BATCH]; O],
+    mass: [[MaybeUninit<f64>; BATCH]; I],
 }
 
 impl<const I: usize, const O: usize> Columns<I, O> {
     #[inline(always)]
     fn new() -> Self {
-        Columns { value: [[0.0; BATCH]; O], mass: [[0.0; BATCH]; I] }
+        Columns { value: [[MaybeUninit::uninit(); BATCH]; O], mass: [[MaybeUninit::uninit(); BATCH]; I] }
     }
 }
