@@ -1,5 +1,6 @@
 //! A call from beginning to end: operands to elements, rows to chunks, results checked, converted and stored.
 
+use std::borrow::Cow;
 use std::sync::Mutex;
 
 use smallvec::{SmallVec, smallvec};
@@ -172,8 +173,12 @@ pub enum Verdict {
 }
 
 impl Job {
-    /// The job with adjacent leading axes merged where every operand allows it, and axes of length 1 dropped.
-    pub fn collapsed(&self) -> Job {
+    /// The job with adjacent leading axes merged where every operand allows it, and axes of length 1 dropped: itself
+    /// where there is nothing to merge, for a copy takes as long as ten classes.
+    pub fn collapsed(&self) -> Cow<'_, Job> {
+        if self.lead.len() < 2 && !self.lead.contains(&1) {
+            return Cow::Borrowed(self);
+        }
         let mut job = self.clone();
         let mut all: SmallVec<[&mut Axes<isize>; 6]> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
         all.extend(job.mask.iter_mut().map(|x| &mut x.lead));
@@ -182,7 +187,7 @@ impl Job {
         all.extend(job.out.iter_mut().map(|x| &mut x.lead));
         collapse(&mut job.lead, &mut all);
         drop(all);
-        job
+        Cow::Owned(job)
     }
 
     /// Number of rows.
