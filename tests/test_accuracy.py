@@ -226,6 +226,14 @@ FOUND = [
     (KL, "logits", 0.7, "-0x1.15453p-1 0x1.d79e98p+4", "0x1.099c9cp-1 0x1.c3bc6p+4"),
     # Close to proportional, of totals 1 : 2.5e7, which a single pass in f32 finds only roughly.
     (KL, "counts", 1.0, "0x1.bac34ep+19 0x1.0f59p+22", "0x1.266a74p-5 0x1.68ddb4p-3"),
+    # A class below half of the base that large logits at a low temperature are taken from.
+    (
+        CROSS_ENTROPY,
+        "logits",
+        0.001,
+        "0x1.2f2ef6p-5 0x1.ee765ap-6 -0x1.87f68ep-5",
+        "0x1.2013ep+2 0x1.d5d0b2p+1 -0x1.74708p+2",
+    ),
     # A subnormal mass that the scale of its row cut short.
     (CROSS_ENTROPY, "counts", 1.0, "0x1.2ca67cp+1 0x1.737a2ep-8", "0x1.000dcp+1 0x1.04p-143"),
 ]

@@ -152,7 +152,9 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
         let (e, _) = self.0.exp(s, &at[..4], u, None);
         let (f, _) = self.1.exp(s, &at[4..], v, None);
         let (absent, outside) = (x.simd_eq(E::NEG_INFINITY), y.simd_eq(E::NEG_INFINITY));
-        let (moment, odd) = expected::<S, E, CAREFUL>(s, e, absent, outside, v - at[7], moment);
+        // Below the maximum itself: less the base, a class far below it may already be rounded.
+        let below = y - (at[4] + at[7]);
+        let (moment, odd) = expected::<S, E, CAREFUL>(s, e, absent, outside, below, moment);
         let sums = [
             x_top.select(xs, xs + e),
             x_top.select(xk + one, xk),
@@ -253,8 +255,8 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed<E> {
         let top = v.simd_eq(at[4]);
         let (f, _) = self.0.exp(s, &at[1..], v, None);
         let x = p * at[0];
-        let outside = y.simd_eq(E::NEG_INFINITY);
-        let (sum, odd) = expected::<S, E, CAREFUL>(s, x, p.simd_eq(zero), outside, v - at[4], moment);
+        let (outside, below) = (y.simd_eq(E::NEG_INFINITY), y - (at[1] + at[4]));
+        let (sum, odd) = expected::<S, E, CAREFUL>(s, x, p.simd_eq(zero), outside, below, moment);
         let moment = p.simd_lt(zero).select(V::<S, E>::splat(s, E::NAN), sum);
         ([total + x, top.select(ys, ys + f), top.select(yk + one, yk), moment], odd)
     }
