@@ -42,6 +42,7 @@ bench:
 	$(PYTHON) benches/gibbs.py
 	$(PYTHON) benches/memory.py
 	$(PYTHON) benches/frames.py
+	$(PYTHON) benches/losses.py
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

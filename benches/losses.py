@@ -1,41 +1,25 @@
-"""torch's losses on tensors against torch itself: forward, and forward with backward, in interleaved rounds."""
+"""How fast are torch's losses on tensors, forward and with their gradients: against torch itself.
+
+Answers are held against torch's before they are timed, and the two run in turn in one process. Exits with 1 if an
+answer is wrong.
+"""
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import kullback as kb
 import kullback.functional as F
 import torch
+import torch.nn.functional as TF
+from harness import Race, cpu_model, load, markdown, race, race_statements, significant
 
-TF = torch.nn.functional
 SHAPES = ((4, 16), (8192, 1000), (1_000_000, 10), (64, 128_256))
-
-
-def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float) -> tuple[float, float, float]:
-    """Give the median time of ours and of theirs, and the median of their ratio over interleaved rounds."""
-    calls = []
-    for function in (ours, theirs):
-        function()
-        start = time.perf_counter()
-        function()
-        calls.append(max(1, int(0.02 / (time.perf_counter() - start))))
-    times: list[tuple[float, float]] = []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times) < 3:
-        both = []
-        for function, n in zip((ours, theirs), calls, strict=True):
-            start = time.perf_counter()
-            for _ in range(n):
-                function()
-            both.append((time.perf_counter() - start) / n)
-        times.append((both[0], both[1]))
-    one, other = zip(*times, strict=True)
-    return statistics.median(one), statistics.median(other), statistics.median(b / a for a, b in times)
+TINY = (4, 16)
+"""Calls of microseconds, which are timed in loops."""
 
 
 def cases(shape: tuple[int, int], dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
@@ -65,7 +49,7 @@ def cases(shape: tuple[int, int], dtype: torch.dtype) -> dict[str, tuple[Callabl
         "KL of logits backward": (backward(ours_kl, wanted_x, wanted_y), backward(theirs_kl, wanted_x, wanted_y)),
         "softmax": (lambda: F.softmax(x, 1), lambda: TF.softmax(x, 1)),
     }
-    if shape == (4, 16):
+    if shape == TINY:
         found["kl_div"] = (
             lambda: F.kl_div(x, probabilities, reduction="batchmean"),
             lambda: TF.kl_div(x, probabilities, reduction="batchmean"),
@@ -77,24 +61,45 @@ def cases(shape: tuple[int, int], dtype: torch.dtype) -> dict[str, tuple[Callabl
     return found
 
 
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of interleaved rounds for each line")
-    seconds = parser.parse_args().seconds
+def same(ours: Any, theirs: Any, dtype: torch.dtype) -> bool:
+    """Whether answers agree, relative to the largest, to what torch keeps: in bfloat16 it rounds every step."""
+    both = [x if isinstance(x, tuple) else (x,) for x in (ours, theirs)]
+    share = {torch.float32: 1e-4, torch.bfloat16: 0.05}[dtype]
+    return all(bool((a - b).abs().max() <= share * b.abs().max()) for a, b in zip(*both, strict=True))
+
+
+def timed(calls: dict[str, Callable[[], Any]], tiny: bool, smoke: bool) -> Race:
+    """Time the two in turn."""
+    if tiny:
+        statements = {name: f"{name}()" for name in calls}
+        return race_statements(statements, calls, rounds=1 if smoke else 21, loop_seconds=1e-3 if smoke else 2e-2)
+    return race(calls, rounds=1 if smoke else None, budget=3.0)
+
+
+def main() -> int:
+    """Race everything and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
+    smoke = parser.parse_args().smoke
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; kullback {kb.get_num_threads()} threads")
-    print("| shape | dtype | call | kullback, µs | torch, µs | torch / kullback |\n|---|---|---|---|---|---|")
-    for shape in SHAPES:
+    threads = f"{torch.get_num_threads()} and {kb.get_num_threads()} threads"
+    print(f"{cpu_model()}, torch {torch.__version__} and kullback on {threads}, load {load()}\n")
+    lines: list[list[str]] = []
+    wrong: list[str] = []
+    for shape in ((4, 16), (20, 300)) if smoke else SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             for name, (ours, theirs) in cases(shape, dtype).items():
-                a, b, factor = ratio(ours, theirs, seconds)
-                print(
-                    f"| {shape[0]} × {shape[1]} | {str(dtype)[6:]} | {name} | {1e6 * a:.1f} | {1e6 * b:.1f} "
-                    f"| {factor:.2f} |",
-                    flush=True,
-                )
+                title = [f"{name}, {shape[0]:,} × {shape[1]:,}", str(dtype).removeprefix("torch.")]
+                if not same(ours(), theirs(), dtype):
+                    wrong.append(" ".join(title))
+                found = timed({"kullback": ours, "torch": theirs}, shape == TINY, smoke)
+                microseconds = [significant(1e6 * found.median(who)) for who in ("kullback", "torch")]
+                lines.append([*title, *microseconds, significant(found.ratio("torch", "kullback"))])
+    print(markdown(["", "dtype", "kullback, µs", "torch, µs", "torch / kullback"], lines))
+    for differs in wrong:
+        print(f"WRONG: {differs} differs from torch")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
