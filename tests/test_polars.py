@@ -245,3 +245,11 @@ def test_a_column_of_one_chunk_is_not_copied() -> None:
         inside = kullback.polars._matrix(series)
         again = kullback.polars._matrix(series)
         assert inside is not None and again is not None and np.shares_memory(inside, again)
+
+
+def test_one_expression_may_stand_for_several_columns() -> None:
+    df = pl.DataFrame({"n": ["x", "y"], "a": [3.0, 1.0], "b": [1.0, 1.0]})
+    expected = df.select(entropy_horizontal("a", "b", given="counts"))
+    for expr in (pl.col("a", "b"), pl.all().exclude("n"), pl.selectors.numeric()):
+        assert df.select(entropy_horizontal(expr, given="counts")).equals(expected)
+        assert df.lazy().select(entropy_horizontal(expr, given="counts")).collect(engine="streaming").equals(expected)

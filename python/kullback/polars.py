@@ -390,7 +390,7 @@ def entropy_horizontal(
     Parameters
     ----------
     *exprs : Expr or str
-        One column of numbers for each class.
+        One column of numbers for each class, or expressions such as ``pl.all()`` and selectors that stand for several.
     given, base, temperature, on_invalid, threads
         As for `kullback.entropy`.
 
@@ -422,6 +422,13 @@ def entropy_horizontal(
         return _horizontal(columns, options)
 
     listed = [_expression(expr) for expr in exprs]
+    if any(expr.meta.has_multiple_outputs() for expr in listed):
+        # Several columns by one expression come together only as a structure.
+        return pl.struct(*listed).map_batches(
+            lambda fields: score(fields.struct.unnest().get_columns()),
+            return_dtype=pl.dtype_of(pl.sum_horizontal(pl.lit(0.0, pl.Float32), *(expr.mean() for expr in listed))),
+            is_elementwise=True,
+        )
     dtype = _result_dtype(pl.dtype_of(expr).default_value() for expr in listed)
     return pl.map_batches(listed, score, return_dtype=dtype, is_elementwise=True)
 

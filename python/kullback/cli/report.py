@@ -40,6 +40,7 @@ table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: a
 th, td { padding: 0.2rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
 th:first-child { text-align: left; }
 img { max-width: 100%; height: auto; background: white; }
+.best { white-space: normal; min-width: 13rem; }
 .small { opacity: 0.75; font-size: 0.9em; }
 """
 
@@ -186,8 +187,9 @@ class Report:
             cells.append(f"{row['kl']:.4g}")
             if labelled:
                 cells += [str(row["label"]), *(f"{math.exp(-row[name]):.3g}" for name in ("nll_base", "nll_other"))]
-            cells += [" · ".join(f"{c}: {100 * p:.3g} %" for c, p in row[name]) for name in ("base", "other")]
-            lines.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+            best = [" · ".join(f"{c}: {100 * p:.3g} %" for c, p in row[name]) for name in ("base", "other")]
+            line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            lines.append(line + "".join(f'<td class="best">{escape(cell)}</td>' for cell in best))
         head = "".join(f"<th>{escape(word)}</th>" for word in heads)
         body = "".join(f"<tr>{line}</tr>" for line in lines)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
