@@ -39,6 +39,7 @@ test:
 bench:
 	cargo bench --locked
 	$(PYTHON) benches/peers.py
+	$(PYTHON) benches/grid.py
 	$(PYTHON) benches/gibbs.py
 	$(PYTHON) benches/memory.py
 	$(PYTHON) benches/frames.py

@@ -7,7 +7,7 @@ use crate::math::{Math, wide};
 use crate::measure::{COMPARE, Compare};
 use crate::parallel;
 use crate::rows::{BATCH, Batch, Dtype, Lead, Map, evaluate, first_equal};
-use crate::score::{Invalid, Job, Operand, Verdict, nanoseconds_a_row, scale};
+use crate::score::{Given, Invalid, Job, Operand, Verdict, nanoseconds_a_row, scale};
 use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
 
 /// The columns by name, in the order of [`Column`].
@@ -91,29 +91,31 @@ fn fill<E: Math>(job: &Job, outer: &Job, columns: &Columns) -> Result<()> {
     let level = level();
     let work = 3.0 * nanoseconds_a_row(job.classes, 2);
     let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
-    let invalid = Mutex::new(Invalid::default());
+    let (invalid, limits) = (Mutex::new(Invalid::default()), limits(job));
     parallel::chunks(job.len(), parallel::chunk_rows(work, BATCH), threads, |_, range| {
-        for row in range.clone() {
-            columns.set_status(row, Status::Ignored);
-            columns.columns.iter().for_each(|c| columns.store(c, row, f64::NAN));
+        if !job.all_count() {
+            for row in range.clone() {
+                columns.set_status(row, Status::Ignored);
+                columns.columns.iter().for_each(|c| columns.store(c, row, f64::NAN));
+            }
         }
         job.batches(range, |which| {
             evaluate::<E, _, 2, 12, 7, COMPARE>(level, measure, &rows, which, &mut |batch| {
                 let extra = likelihoods(job, t, level, &batch, map, &invalid);
+                let mut scored = [false; BATCH];
                 for (k, row) in which.iter().enumerate() {
-                    let status = columns.settle(job, &batch, k, *row, &invalid);
+                    let status = settle(job, &batch, &limits, k, *row, &invalid);
                     columns.set_status(*row, status);
-                    if status != Status::Scored {
-                        continue;
-                    }
-                    for column in &columns.columns {
+                    scored[k] = status == Status::Scored;
+                }
+                for column in &columns.columns {
+                    let top =
+                        |i: usize, k: usize| first_equal(level, &rows, i, which[k], batch.value[MEASURED + 2 * i][k]);
+                    for (k, row) in which.iter().enumerate() {
                         let value = match column.which {
+                            _ if !scored[k] => f64::NAN,
                             i if i < MEASURED => batch.value[i][k],
-                            SAME_TOP => {
-                                let top =
-                                    |i: usize| first_equal(level, &rows, i, *row, batch.value[MEASURED + 2 * i][k]);
-                                f64::from(u8::from(top(0) == top(1)))
-                            }
+                            SAME_TOP => f64::from(u8::from(top(0, k) == top(1, k))),
                             i => extra[i - NLL_BASE][k],
                         };
                         columns.store(column, *row, value);
@@ -123,6 +125,40 @@ fn fill<E: Math>(job: &Job, outer: &Job, columns: &Columns) -> Result<()> {
         });
     });
     invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(outer)
+}
+
+/// How far the logarithm of each operand's mass may be from 0. For probabilities it is that of a sum.
+fn limits(job: &Job) -> [f64; 2] {
+    [0, 1].map(|i| match job.operands[i].given {
+        Given::LogProbs if job.check_sums => Job::tolerance(job.operands[i].dtype),
+        Given::Probs if job.check_sums => 0.5 * Job::tolerance(job.operands[i].dtype),
+        _ => f64::MAX,
+    })
+}
+
+/// Whether a row is two distributions; what is wrong is noted.
+fn settle(
+    job: &Job,
+    batch: &Batch<'_, 2, COMPARE>,
+    limits: &[f64; 2],
+    k: usize,
+    row: usize,
+    invalid: &Mutex<Invalid>,
+) -> Status {
+    let right = batch.mass.iter().zip(limits).all(|(mass, limit)| mass[k].abs() <= *limit);
+    if right && !batch.value[4][k].is_nan() {
+        return Status::Scored;
+    }
+    match job.inspect(row) {
+        Verdict::Right => Status::Scored,
+        Verdict::Nothing => Status::Invalid,
+        Verdict::Wrong(operand, flaw) => {
+            if !job.invalid_is_nan {
+                invalid.lock().unwrap_or_else(|e| e.into_inner()).push(row, operand, flaw);
+            }
+            Status::Invalid
+        }
+    }
 }
 
 impl Columns {
@@ -140,39 +176,6 @@ impl Columns {
                 column.data.cast::<f32>().add(row).write(value as f32);
             } else {
                 column.data.cast::<f64>().add(row).write(value);
-            }
-        }
-    }
-
-    /// Whether a row is two distributions; what is wrong is noted.
-    fn settle(
-        &self,
-        job: &Job,
-        batch: &Batch<'_, 2, COMPARE>,
-        k: usize,
-        row: usize,
-        invalid: &Mutex<Invalid>,
-    ) -> Status {
-        let right = job.operands.iter().zip(batch.mass).all(|(x, mass)| {
-            let tolerance =
-                if job.check_sums && x.given.name() == "log_probs" { Job::tolerance(x.dtype) } else { f64::MAX };
-            mass[k].abs() <= tolerance
-        });
-        // The masses of staged probabilities are logarithms of their sums.
-        let sums = job.operands.iter().zip(batch.mass).all(|(x, mass)| {
-            !(job.check_sums && x.given.name() == "probs") || mass[k].abs() <= 0.5 * Job::tolerance(x.dtype)
-        });
-        if right && sums && !batch.value[4][k].is_nan() {
-            return Status::Scored;
-        }
-        match job.inspect(row) {
-            Verdict::Right => Status::Scored,
-            Verdict::Nothing => Status::Invalid,
-            Verdict::Wrong(operand, flaw) => {
-                if !job.invalid_is_nan {
-                    invalid.lock().unwrap_or_else(|e| e.into_inner()).push(row, operand, flaw);
-                }
-                Status::Invalid
             }
         }
     }

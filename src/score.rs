@@ -10,7 +10,7 @@ use crate::math::{Math, wide};
 use crate::measure::Scale;
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, Batch, Dtype, Input, Lead, Map, Mask, Measure, Rows, evaluate};
+use crate::rows::{BATCH, Batch, Dtype, Input, Lead, Map, Mask, Measure, Offsets, Rows, evaluate};
 use crate::simd::{Level, SimdBase, W, dispatch, level};
 
 /// One number an axis. Arrays of up to four take no allocation: with eleven of them a call on one row took twice as long.
@@ -247,10 +247,17 @@ impl Job {
 
     /// Calls `see` with the rows of a range that count, up to [`BATCH`] at a time.
     pub fn batches(&self, range: std::ops::Range<usize>, mut see: impl FnMut(&[usize])) {
-        let lead = Lead { shape: &self.lead };
-        let all = self.all_count();
-        let mut rows = range.filter(|row| all || self.counts(&lead, *row));
         let mut which = SmallVec::<[usize; BATCH]>::new();
+        if self.all_count() {
+            for first in range.clone().step_by(BATCH) {
+                which.clear();
+                which.extend(first..range.end.min(first + BATCH));
+                see(&which);
+            }
+            return;
+        }
+        let lead = Lead { shape: &self.lead };
+        let mut rows = range.filter(|row| self.counts(&lead, *row));
         loop {
             which.clear();
             which.extend(rows.by_ref().take(BATCH));
@@ -268,7 +275,7 @@ impl Job {
     }
 
     /// Whether every row counts.
-    fn all_count(&self) -> bool {
+    pub fn all_count(&self) -> bool {
         self.rows.is_none() && self.labels.as_ref().is_none_or(|l| l.ignore.is_none())
     }
 
@@ -328,15 +335,10 @@ impl Job {
     pub fn class(&self, k: usize, row: usize, column: usize) -> f64 {
         let lead = Lead { shape: &self.lead };
         let input = self.input(k, Map::Keep);
-        if let Some(m) = input.mask {
-            let at = lead.offset(m.lead, row) + column as isize * m.class_stride;
-            // SAFETY: the mask has a byte for every class of every row.
-            if unsafe { m.data.offset(at).read() } == 0 {
-                return m.absent;
-            }
+        // SAFETY: the operand and the mask have this class of this row.
+        unsafe {
+            input.class((lead.offset(input.lead, row), input.mask.map_or(0, |m| lead.offset(m.lead, row))), column)
         }
-        // SAFETY: the operand has this class of this row.
-        unsafe { input.element(lead.offset(input.lead, row), column) }
     }
 
     /// What [`Map::Divide`] subtracts from the elements of a row.
@@ -370,8 +372,23 @@ impl Labels {
     /// The label of a row.
     #[inline]
     pub fn get(&self, lead: &Lead<'_>, row: usize) -> i128 {
-        let at = self.data.wrapping_offset(lead.offset(&self.lead, row));
-        // SAFETY: the array has the shape of the leading axes.
+        self.at(lead.offset(&self.lead, row))
+    }
+
+    /// The labels of rows, by their place among them.
+    fn of(&self, lead: &Lead<'_>, rows: &[usize]) -> impl Fn(usize) -> i128 {
+        let (first, step) = (lead.offset(&self.lead, rows[0]), lead.step(&self.lead, rows));
+        move |k| match step {
+            Some(step) => self.at(first + k as isize * step),
+            None => self.get(lead, rows[k]),
+        }
+    }
+
+    /// The label at an offset.
+    #[inline]
+    fn at(&self, offset: isize) -> i128 {
+        let at = self.data.wrapping_offset(offset);
+        // SAFETY: the array has the shape of the leading axes, and offsets are those of its rows.
         unsafe { self.dtype.integer(at, self.swapped) }
     }
 }
@@ -546,28 +563,33 @@ fn surprise<const I: usize, const O: usize>(
     invalid: &Mutex<Invalid>,
 ) -> SmallVec<[f64; BATCH]> {
     let (lead, x) = (Lead { shape: &job.lead }, &job.operands[I - 1]);
+    let input = job.input(I - 1, Map::Keep);
+    let (offsets, label_of) = (Offsets::new(&input, &lead, batch.rows), labels.of(&lead, batch.rows));
+    let (log, [max, over]) = (x.given.is_log(), [O - 2, O - 1].map(|o| &*batch.value[o]));
     let mut result = smallvec![0.0; batch.rows.len()];
     // Ratios of a subnormal mass that overflow.
     let mut beyond = Vec::new();
-    for (k, row) in batch.rows.iter().enumerate() {
-        let label = labels.get(&lead, *row);
+    for (k, result) in result.iter_mut().enumerate() {
+        let label = label_of(k);
         let Some(column) = usize::try_from(label).ok().filter(|c| *c < job.classes) else {
-            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(*row, label);
+            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(batch.rows[k], label);
             continue;
         };
-        // A zero without its sign.
-        let (max, value) = (batch.value[O - 2][k], job.class(I - 1, *row, column) + 0.0);
-        result[k] = if x.given.is_log() { (max - value) / x.temperature } else { max / value };
-        if !x.given.is_log() && result[k] == f64::INFINITY && value > 0.0 {
-            beyond.push((k, ln(max) - ln(value)));
+        // SAFETY: the operand and the mask have this class of this row. A zero without its sign.
+        let value = unsafe { input.class(offsets.get(k), column) } + 0.0;
+        if log {
+            *result = (max[k] - value) / x.temperature + over[k];
+        } else {
+            *result = max[k] / value;
+            if *result == f64::INFINITY && value > 0.0 {
+                beyond.push((k, ln(max[k]) - ln(value)));
+            }
         }
     }
-    if !x.given.is_log() {
+    if !log {
         ln_all(level, &mut result);
         beyond.into_iter().for_each(|(k, ln)| result[k] = ln);
-    }
-    for (k, over) in batch.value[O - 1].iter().enumerate() {
-        result[k] += over;
+        result.iter_mut().zip(over).for_each(|(result, over)| *result += over);
     }
     result
 }

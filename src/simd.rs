@@ -18,6 +18,12 @@ pub type V<S, E> = <E as Element>::V<S>;
 /// A choice per lane of `V`.
 pub type M<S, E> = <V<S, E> as SimdBase<S>>::Mask;
 
+/// Whether this is the portable level of x86-64, for processors older than 2013. Half of all that is compiled would be
+/// for it, so that what only makes things faster leaves it out: `if const { is_portable::<S>() }` compiles one branch.
+pub const fn is_portable<S: Simd>() -> bool {
+    cfg!(target_arch = "x86_64") && size_of::<S::f32s>() == 16
+}
+
 /// `a·b + c`, rounded once on every level.
 #[inline(always)]
 pub fn fma<S: Simd, T: SimdFloat<S>>(a: T, b: T, c: T) -> T {

@@ -48,6 +48,11 @@ impl Math for f64 {
     }
 
     #[inline(always)]
+    fn is_low<S: Simd>(s: S, x: V<S, f64>) -> M<S, f64> {
+        x.bitcast::<i64x8<S>>().simd_lt(i64x8::splat(s, 0x0010_0000_0000_0000))
+    }
+
+    #[inline(always)]
     fn lift<S: Simd>(s: S, x: V<S, f64>) -> V<S, f64> {
         let mantissa = x.bitcast::<u64x8<S>>() | u64x8::splat(s, TWO_52.to_bits());
         mantissa.bitcast::<f64x8<S>>() - f64x8::splat(s, TWO_52)

@@ -37,6 +37,10 @@ pub trait Math: Element {
     /// Where x is positive, normal and finite (decided on its bits).
     fn is_plain<S: Simd>(s: S, x: V<S, Self>) -> M<S, Self>;
 
+    /// Where x is 0, subnormal or negative, decided on its bits, which takes one operation: infinity is not, nor is a NaN
+    /// without a sign.
+    fn is_low<S: Simd>(s: S, x: V<S, Self>) -> M<S, Self>;
+
     /// x·2^`LIFT` for subnormal x > 0, by reading its bits as an integer: a product with a subnormal number takes a
     /// hundred cycles on many processors.
     fn lift<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;
@@ -111,33 +115,39 @@ pub trait Math: Element {
         sum + Self::ln_tail_plus(s, f, low)
     }
 
+    /// k ln 2 + ln(1 + f) within 2 ulp and in half the operations, for the terms of a sum.
+    #[inline(always)]
+    fn ln_join_term<S: Simd>(s: S, k: V<S, Self>, f: V<S, Self>) -> V<S, Self> {
+        fma(k, splat::<S, Self>(s, std::f64::consts::LN_2), Self::ln_tail_plus(s, f, f))
+    }
+
     /// ln x for every float: ln 0 = −∞, NaN below 0, ln ∞ = ∞, subnormal numbers like all others.
     #[inline(always)]
     fn ln<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self> {
         let at_zero = V::<S, Self>::splat(s, Self::NEG_INFINITY);
-        ln_where_zero_is::<S, Self>(s, x, at_zero, splat::<S, Self>(s, 0.0))
+        ln_where_zero_is::<S, Self, false>(s, x, at_zero, splat::<S, Self>(s, 0.0))
     }
 
     /// ln x with ln 0 := 0, so that x ln x is right at 0.
     #[inline(always)]
     fn ln_or_zero<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self> {
         let zero = splat::<S, Self>(s, 0.0);
-        ln_where_zero_is::<S, Self>(s, x, zero, zero)
+        ln_where_zero_is::<S, Self, false>(s, x, zero, zero)
     }
 
-    /// ln(c·x) with ln 0 := 0, c a power of two that is normal: bit for bit that of c·x where the product is normal, and
-    /// right where it would lose bits among the subnormal numbers or vanish.
+    /// ln(c·x) as a term of a sum, with ln 0 := 0 and c a power of two that is normal: bit for bit that of c·x where the
+    /// product is normal, and right where it would lose bits among the subnormal numbers or vanish.
     #[inline(always)]
     fn ln_scaled_or_zero<S: Simd>(s: S, x: V<S, Self>, c: V<S, Self>) -> V<S, Self> {
         let (k, _) = Self::ln_split(s, c);
-        ln_where_zero_is::<S, Self>(s, x, splat::<S, Self>(s, 0.0), k)
+        ln_where_zero_is::<S, Self, true>(s, x, splat::<S, Self>(s, 0.0), k)
     }
 }
 
-/// ln x + k ln 2. One test finds the vectors that hold anything but positive normal numbers. They are lifted out of the
+/// ln x + k ln 2, as the term of a sum or within 1 ulp. One test finds the vectors that hold anything but positive normal numbers. They are lifted out of the
 /// subnormal range before the polynomial and put right after it, so that it is compiled once.
 #[inline(always)]
-fn ln_where_zero_is<S: Simd, E: Math>(s: S, x: V<S, E>, at_zero: V<S, E>, more: V<S, E>) -> V<S, E> {
+fn ln_where_zero_is<S: Simd, E: Math, const TERM: bool>(s: S, x: V<S, E>, at_zero: V<S, E>, more: V<S, E>) -> V<S, E> {
     let zero = splat::<S, E>(s, 0.0);
     let plain = E::is_plain(s, x).all_true();
     let (normal, shift) = if plain {
@@ -147,7 +157,8 @@ fn ln_where_zero_is<S: Simd, E: Math>(s: S, x: V<S, E>, at_zero: V<S, E>, more: 
         (small.select(E::lift(s, x), x), small.select(V::<S, E>::splat(s, E::LIFT), zero))
     };
     let (k, f) = E::ln_split(s, normal);
-    let y = E::ln_join(s, (k - shift) + more, f);
+    let k = (k - shift) + more;
+    let y = if TERM { E::ln_join_term(s, k, f) } else { E::ln_join(s, k, f) };
     if plain {
         return y;
     }

@@ -44,6 +44,11 @@ impl Math for f32 {
     }
 
     #[inline(always)]
+    fn is_low<S: Simd>(s: S, x: V<S, f32>) -> M<S, f32> {
+        x.bitcast::<i32x16<S>>().simd_lt(i32x16::splat(s, 0x0080_0000))
+    }
+
+    #[inline(always)]
     fn lift<S: Simd>(_: S, x: V<S, f32>) -> V<S, f32> {
         x.bitcast::<i32x16<S>>().to_float()
     }

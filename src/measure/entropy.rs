@@ -135,7 +135,8 @@ pub(super) fn mass<S: Simd, E: Math>(s: S, scale: Scale<E>, at: &[W<S>], others:
     fma(count.value(s), scale.top(s, at), others.value(s))
 }
 
-/// ln of a scaled mass with ln 0 := 0; a plain one reports what is not positive, normal and finite.
+/// ln of a scaled mass with ln 0 := 0; a plain one reports what is not positive and normal. What is not finite shows in
+/// the sums of the masses.
 #[inline(always)]
 pub(super) fn ln_term<S: Simd, E: Math, const CAREFUL: bool>(
     s: S,
@@ -143,10 +144,10 @@ pub(super) fn ln_term<S: Simd, E: Math, const CAREFUL: bool>(
     scale: V<S, E>,
     scaled: V<S, E>,
 ) -> (V<S, E>, M<S, E>) {
-    let odd = !E::is_plain(s, scaled);
+    let odd = E::is_low(s, scaled);
     if CAREFUL {
         return (E::ln_scaled_or_zero(s, raw, scale), odd);
     }
     let (k, f) = E::ln_split(s, scaled);
-    (E::ln_join(s, k, f), odd)
+    (E::ln_join_term(s, k, f), odd)
 }

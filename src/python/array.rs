@@ -3,6 +3,9 @@
 //!
 //! An argument comes in by the first door of [`DOORS`] that knows it, and its [`Kind`] is what the result goes out as.
 
+use std::cell::UnsafeCell;
+use std::rc::Rc;
+
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, PyArrayObject, npy_intp};
 use numpy::prelude::*;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray};
@@ -272,36 +275,38 @@ pub fn align(operands: &[(&str, &Array<'_>)], axis: isize) -> Result<Alignment> 
             )));
         }
     }
-    let lead_of = |k: usize| -> Axes<usize> {
-        operands[k].1.shape().iter().enumerate().filter(|(i, _)| *i != class_axes[k]).map(|(_, n)| *n).collect()
-    };
-    let mut lead = lead_of(0);
-    for k in 1..operands.len() {
-        lead = broadcast(&lead, &lead_of(k)).ok_or_else(|| {
+    let mut lead = without(operands[0].1.shape(), class_axes[0]);
+    for ((name, x), axis) in operands.iter().zip(&class_axes).skip(1) {
+        lead = broadcast(&lead, &without(x.shape(), *axis)).ok_or_else(|| {
             Error::Value(format!(
-                "{} has shape {} and {} has shape {}: the axes other than the classes' do not broadcast",
+                "{} has shape {} and {name} has shape {}: the axes other than the classes' do not broadcast",
                 operands[0].0,
                 tuple(operands[0].1.shape()),
-                operands[k].0,
-                tuple(operands[k].1.shape())
+                tuple(x.shape())
             ))
         })?;
     }
-    let aligned = operands
-        .iter()
-        .enumerate()
-        .map(|(k, (_, x))| {
-            let strides: Axes<isize> =
-                x.strides().iter().enumerate().filter(|(i, _)| *i != class_axes[k]).map(|(_, s)| *s).collect();
-            Aligned { class_stride: x.strides()[class_axes[k]], lead: follow(&lead, &lead_of(k), &strides) }
-        })
-        .collect();
+    let mut aligned = SmallVec::new();
+    for ((_, x), axis) in operands.iter().zip(&class_axes) {
+        let lead = follow(&lead, &without(x.shape(), *axis), &without(x.strides(), *axis));
+        aligned.push(Aligned { class_stride: x.strides()[*axis], lead });
+    }
     let place = (lead.len() as isize + 1 + from_end) as usize;
     Ok(Alignment { lead, classes, place, operands: aligned })
 }
 
+/// Numbers of all axes but one.
+fn without<T: Copy>(all: &[T], axis: usize) -> Axes<T> {
+    let mut rest = Axes::from_slice(&all[..axis]);
+    rest.extend_from_slice(&all[axis + 1..]);
+    rest
+}
+
 /// The shape two shapes broadcast to.
 fn broadcast(a: &[usize], b: &[usize]) -> Option<Axes<usize>> {
+    if a == b {
+        return Some(Axes::from_slice(a));
+    }
     let n = a.len().max(b.len());
     let at = |x: &[usize], i: usize| if i + x.len() >= n { x[i + x.len() - n] } else { 1 };
     (0..n)
@@ -345,6 +350,8 @@ pub struct Target<'py> {
 }
 
 enum Place<'py> {
+    /// A number, to be one of NumPy's scalars: half the time of an array without axes that is turned into one.
+    Scalar(Rc<UnsafeCell<f64>>, Dtype),
     /// A new ndarray, and what makes the caller's kind of it.
     New(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>),
     /// A new tensor.
@@ -423,6 +430,11 @@ impl<'py> Target<'py> {
                 return Ok(Target { place: Place::Tensor(fresh), data, strides: strides.into() });
             }
             Kind::Other(_, wrap) => Some(wrap.clone()),
+            Kind::Numpy if shape.is_empty() => {
+                let number = Rc::new(UnsafeCell::new(0.0));
+                let data = number.get().cast();
+                return Ok(Target { place: Place::Scalar(number, dtype), data, strides: Axes::new() });
+            }
             Kind::Numpy => None,
         };
         let mut lengths: Axes<npy_intp> = shape.iter().map(|n| *n as npy_intp).collect();
@@ -516,21 +528,20 @@ impl<'py> Target<'py> {
     pub fn finish(self, py: Python<'py>, out: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         match (self.place, out) {
             (Place::New(array, Some(wrap)), _) => wrap.call1((array,)),
-            (Place::New(array, None), _) => Ok(scalar(array)),
+            (Place::New(array, None), _) => Ok(array),
+            (Place::Scalar(number, dtype), _) => {
+                let descr = descr(py, dtype)?;
+                // SAFETY: the number is large enough for an element of every dtype, and aligned; it is only read.
+                unsafe {
+                    let data = number.get().cast();
+                    let result = PY_ARRAY_API.PyArray_Scalar(py, data, descr.as_dtype_ptr(), std::ptr::null_mut());
+                    Bound::from_owned_ptr_or_err(py, result)
+                }
+            }
             (Place::Tensor(fresh), _) => fresh.finish(py),
             (Place::Single { .. } | Place::Double { .. } | Place::Foreign, Some(out)) => Ok(out.clone()),
             (_, None) => Err(PyValueError::new_err("out is missing")),
         }
-    }
-}
-
-/// An array without axes as a numpy scalar; any other as it is.
-fn scalar(array: Bound<'_, PyAny>) -> Bound<'_, PyAny> {
-    let py = array.py();
-    // SAFETY: `array` is an ndarray, whose reference PyArray_Return takes over.
-    unsafe {
-        let result = PY_ARRAY_API.PyArray_Return(py, array.into_ptr().cast());
-        Bound::from_owned_ptr(py, result)
     }
 }
 

@@ -141,22 +141,21 @@ pub fn prepare<'py>(
         Ok(labels)
     });
     let labels = labels.transpose()?;
+    let mut inputs = SmallVec::new();
+    for (k, ((name, x), aligned)) in operands.iter().zip(aligned).enumerate() {
+        inputs.push(Operand {
+            name,
+            data: x.data,
+            dtype: x.dtype,
+            swapped: x.swapped,
+            class_stride: aligned.class_stride,
+            lead: aligned.lead,
+            given: given.0[k],
+            temperature: if given.0[k] == Given::Logits { temperature.0[k] } else { 1.0 },
+        });
+    }
     let job = Job {
-        operands: operands
-            .iter()
-            .zip(aligned)
-            .enumerate()
-            .map(|(k, ((name, x), aligned))| Operand {
-                name,
-                data: x.data,
-                dtype: x.dtype,
-                swapped: x.swapped,
-                class_stride: aligned.class_stride,
-                lead: aligned.lead,
-                given: given.0[k],
-                temperature: if given.0[k] == Given::Logits { temperature.0[k] } else { 1.0 },
-            })
-            .collect(),
+        operands: inputs,
         lead,
         classes,
         check_sums: mask.is_none(),
@@ -186,9 +185,15 @@ pub fn score<'py>(
     if is_graph(operands)? {
         return node(py, quantity, operands, labels, root, k);
     }
-    let arrays: SmallVec<[(&'static str, Array<'py>); 2]> =
-        operands.iter().map(|(name, obj)| Ok((*name, Array::new(name, obj)?))).collect::<PyResult<_>>()?;
-    let borrowed: SmallVec<[(&'static str, &Array<'py>); 2]> = arrays.iter().map(|(name, x)| (*name, x)).collect();
+    // Pushed one by one: collecting results into a vector takes as long as ten classes.
+    let mut arrays = SmallVec::<[Array<'py>; 2]>::new();
+    for (name, obj) in operands {
+        arrays.push(Array::new(name, obj)?);
+    }
+    let mut borrowed = SmallVec::<[(&'static str, &Array<'py>); 2]>::new();
+    for ((name, _), array) in operands.iter().zip(&arrays) {
+        borrowed.push((name, array));
+    }
     if let (Quantity::CrossEntropy, [(_, p), (_, q)]) = (quantity, borrowed.as_slice())
         && !q.is_floating()
         && q.dtype != Dtype::Bool

@@ -221,8 +221,14 @@ fn batches<
     let mut out = Columns::<I, O>::new();
     for which in which.chunks(BATCH) {
         let offsets: [Offsets; I] = std::array::from_fn(|i| Offsets::new(&rows.inputs[i], &rows.lead, which));
-        let (n, tiled) = (which.len(), tiled(rows, which, &offsets));
-        across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, tiled, &offsets, &mut scratch, &mut out);
+        let n = which.len();
+        let tiled = if const { is_portable::<S>() } {
+            0
+        } else {
+            let n = tiled(rows, which, &offsets);
+            across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, n, &offsets, &mut scratch, &mut out);
+            n
+        };
         along::rows::<S, E, M, I, R, K, O>(s, m, rows, tiled..n, &offsets, &mut scratch, &mut out);
         // SAFETY: the two drivers between them have finished rows 0 … n − 1.
         let (value, mass) = unsafe {
@@ -384,7 +390,7 @@ pub(crate) struct Offsets {
 
 impl Offsets {
     #[inline(always)]
-    fn new(input: &Input<'_>, lead: &Lead<'_>, which: &[usize]) -> Self {
+    pub(crate) fn new(input: &Input<'_>, lead: &Lead<'_>, which: &[usize]) -> Self {
         let first = lead.offset(input.lead, which[0]);
         let step = lead.step(input.lead, which);
         let each = (step.is_none() || input.mask.is_some()).then(|| {
@@ -399,7 +405,7 @@ impl Offsets {
 
     /// Offsets of row `k` of the batch in the input and in its mask.
     #[inline(always)]
-    fn get(&self, k: usize) -> (isize, isize) {
+    pub(crate) fn get(&self, k: usize) -> (isize, isize) {
         match &self.each {
             Some(each) => each[k],
             None => (self.first + k as isize * self.step.unwrap_or(0), 0),

@@ -65,6 +65,7 @@ impl Dtype {
     ///
     /// # Safety
     /// Its bytes must be readable.
+    #[inline]
     pub unsafe fn number(self, at: *const u8, swapped: bool) -> f64 {
         // SAFETY: as the caller vouches.
         unsafe {
@@ -83,6 +84,7 @@ impl Dtype {
     ///
     /// # Safety
     /// Its bytes must be readable.
+    #[inline]
     pub unsafe fn integer(self, at: *const u8, swapped: bool) -> i128 {
         macro_rules! read {
             ($t:ty) => {{
@@ -269,10 +271,26 @@ impl Input<'_> {
     ///
     /// # Safety
     /// The row must have this element.
+    #[inline]
     pub unsafe fn element(&self, offset: isize, column: usize) -> f64 {
         let at = self.data.wrapping_offset(offset + column as isize * self.class_stride);
         // SAFETY: as the caller vouches.
         unsafe { self.dtype.number(at, self.swapped) }
+    }
+
+    /// The same of the row at these offsets in the input and in its mask; no mass where the class is excluded.
+    ///
+    /// # Safety
+    /// The row must have this class.
+    #[inline]
+    pub(crate) unsafe fn class(&self, (row, mask): (isize, isize), column: usize) -> f64 {
+        // SAFETY: as the caller vouches; the mask has a byte for every class of every row.
+        unsafe {
+            match self.mask {
+                Some(m) if m.data.offset(mask + column as isize * m.class_stride).read() == 0 => m.absent,
+                _ => self.element(row, column),
+            }
+        }
     }
 
     /// What [`Map::Divide`] subtracts from the elements of the row at an offset.

@@ -6,7 +6,8 @@ import base64
 import heapq
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from html import escape
 from typing import Any
 
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 import kullback
 from kullback import functional
+from kullback._files import open_rows
 from kullback._plot import Histograms
 from kullback._render import render_html
 from kullback.cli.checks import Space
-from kullback.cli.inputs import Block
+from kullback.cli.inputs import Block, Part
 from kullback.cli.overlap import best_classes
+from kullback.cli.scan import Selection
 
 __all__ = ["Report"]
 
@@ -67,26 +70,15 @@ class Report:
         self._worst: list[tuple[float, int, dict[str, Any]]] = []
         self._histograms = Histograms()
 
-    def update(
-        self,
-        block: Block,
-        spaces: tuple[Space, ...],
-        columns: Mapping[str, NDArray[Any]],
-        status: NDArray[np.uint8],
-        labels: NDArray[Any] | None,
-    ) -> None:
+    def update(self, block: Block, columns: Mapping[str, NDArray[Any]], status: NDArray[np.uint8]) -> None:
         """Add the rows of a block.
 
         Parameters
         ----------
         block : Block
             Base and other.
-        spaces : tuple of str
-            What they hold.
         columns, status
             What was computed of the rows.
-        labels : ndarray of int or None
-            Their labels.
         """
         self._histograms.update(columns)
         places = block.places()
@@ -99,30 +91,55 @@ class Report:
         least = self._worst[0][0] if len(self._worst) == _WORST else -math.inf
         candidates = scored[kl[scored] > least]
         for i in candidates[np.argsort(-kl[candidates], kind="stable")][:_WORST].tolist():
-            row = {name: int(values[i]) for name, values in places.items()}
+            row = {name: int(values[i]) for name, values in places.items()} | {"part": block.index}
+            found = {name: float(columns[name][i]) for name in ("kl", "nll_base", "nll_other") if name in columns}
             # Of equal rows, the first ones stay.
-            entry = (float(kl[i]), -row["row"], self._row(block, spaces, i, row, columns, labels))
+            entry = (float(kl[i]), -row["row"], {**row, **found})
             if len(self._worst) < _WORST:
                 heapq.heappush(self._worst, entry)
             else:
                 heapq.heappushpop(self._worst, entry)
 
-    def _row(
+    def look_up(
         self,
-        block: Block,
-        spaces: tuple[Space, ...],
-        i: int,
-        place: dict[str, int],
-        columns: Mapping[str, NDArray[Any]],
-        labels: NDArray[Any] | None,
-    ) -> dict[str, Any]:
-        found: dict[str, Any] = {**place, "label": None if labels is None else int(labels[i])}
-        found |= {name: float(columns[name][i]) for name in ("kl", "nll_base", "nll_other") if name in columns}
-        for name, rows, space in zip(("base", "other"), block.matrices, spaces, strict=True):
-            probs = _probs(rows[i : i + 1], space, self._temperature)[0]
-            best = best_classes(probs[None], min(_BEST, len(probs)))[0]
-            found[name] = [(int(c), float(probs[c])) for c in best]
-        return found
+        every: Sequence[Part],
+        selection: Selection,
+        spaces: Sequence[Sequence[Space]],
+        num_classes: int | None,
+    ) -> None:
+        """Read the rows that differ most once more, for their labels and best classes.
+
+        Parameters
+        ----------
+        every : sequence of Part
+            The matrices.
+        selection : Selection
+            Where the labels come from.
+        spaces : sequence of sequence of str
+            What the matrices of each part hold.
+        num_classes : int or None
+            Look only at this many classes.
+        """
+        for index, part in enumerate(every):
+            found = sorted((row for _, _, row in self._worst if row["part"] == index), key=lambda row: row["row"])
+            if not found:
+                continue
+            with ExitStack() as stack:
+                readers = [open_rows(tensor, part.axis) for tensor in part.tensors]
+                for reader in readers:
+                    stack.callback(reader.close)
+                if selection.labels is not None:
+                    stack.callback(selection.labels.close)
+                for row in found:
+                    at = row["row"] - part.first
+                    row["label"] = None
+                    if selection.labels is not None:
+                        row["label"] = int(selection.labels.read(index, at, at + 1)[0])
+                    for name, reader, space in zip(("base", "other"), readers, spaces[index], strict=True):
+                        values = reader.read(at, at + 1)[:, :num_classes]
+                        probs = _probs(values, space, self._temperature)[0]
+                        best = best_classes(probs[None], min(_BEST, len(probs)))[0]
+                        row[name] = [(int(c), float(probs[c])) for c in best]
 
     def page(self, document: Mapping[str, Any], *, title: str) -> str:
         """Write the page.
