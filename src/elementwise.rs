@@ -1,6 +1,5 @@
 //! Results of the input's own shape and what is summed of them: the softmaxes, torch's pointwise losses, their gradients.
 
-use std::sync::Mutex;
 
 use crate::error::Result;
 use crate::math::Math;
@@ -89,6 +88,16 @@ pub(crate) fn group(classes: usize, size: usize) -> usize {
     ((1 << 20) / (classes * size).max(1)).clamp(1, BATCH)
 }
 
+/// The sums of a chunk.
+#[derive(Clone)]
+struct Sums<const N: usize>([Total; N]);
+
+impl<const N: usize> Default for Sums<N> {
+    fn default() -> Self {
+        Sums([Total::default(); N])
+    }
+}
+
 /// Calls `see` with up to [`BATCH`] rows at a time, as many as [`group`] says, and gives the sums of what it pushes on
 /// the tree that reductions keep.
 pub(crate) fn over_rows<const N: usize>(
@@ -100,16 +109,15 @@ pub(crate) fn over_rows<const N: usize>(
     // Where a row is much work, few rows are worth threads.
     let grain = if nanoseconds > 6_000.0 { 1 } else { group.min(if job.classes > SHORT { 16 } else { BATCH }) };
     let size = parallel::chunk_rows(nanoseconds, grain);
-    let totals = Mutex::new(vec![[Total::default(); N]; job.len().div_ceil(size)]);
-    parallel::chunks(job.len(), size, job.threads, |chunk, range| {
-        let mut total = [Total::default(); N];
-        job.batches(range, |which| which.chunks(group).for_each(|which| see(which, &mut total)));
-        totals.lock().unwrap_or_else(|e| e.into_inner())[chunk] = total;
-    });
+    let some = |range| {
+        let mut total = Sums::default();
+        job.batches(range, |which| which.chunks(group).for_each(|which| see(which, &mut total.0)));
+        total
+    };
     let mut all = [Total::default(); N];
-    for found in totals.into_inner().unwrap_or_else(|e| e.into_inner()) {
+    parallel::in_order(job.len(), size, job.threads, some, |Sums(found)| {
         all.iter_mut().zip(found).for_each(|(all, total)| all.merge(total));
-    }
+    });
     all
 }
 

@@ -16,6 +16,14 @@ pub enum Error {
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// `n` copies of a value, or the error that there is no memory for `what`.
+pub fn copies<T: Clone>(value: T, n: usize, what: &str) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(n).map_err(|_| Error::Memory(format!("no memory for {what}")))?;
+    all.resize(n, value);
+    Ok(all)
+}
+
 /// What is wrong with a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Flaw {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, copies};
 use crate::parallel;
 
 /// Rows that are numbered at a time: two stages of 8 kB stay in the first level of cache.
@@ -11,6 +11,9 @@ const STAGE: usize = 1024;
 
 /// About how long counting a row takes, in nanoseconds: two conversions and one addition in a table in cache.
 const ROW: f64 = 1.5;
+
+/// What a table is called where there is no memory for it.
+const TABLE: &str = "a table of counts";
 
 /// A column of integers, read as numbers from 0.
 pub trait Column: Sync {
@@ -73,7 +76,7 @@ pub fn count(group: &dyn Column, groups: usize, value: &dyn Column, values: usiz
     // Every thread fills a table of its own; adding one up must be little beside filling it.
     let useful = if rows as f64 * ROW > parallel::WORTH_THREADS { rows / (4 * cells.max(1)) + 1 } else { 1 };
     let threads = threads.min(useful).max(1);
-    let total = Mutex::new(Ok(vec![0_i64; cells]));
+    let total = Mutex::new(Ok(copies(0_i64, cells, TABLE)?));
     parallel::chunks(rows, rows.div_ceil(threads).max(1), threads, |_, range| {
         let counted = count_range(group, groups, value, values, range);
         let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -93,7 +96,7 @@ fn count_range(
     values: usize,
     range: Range<usize>,
 ) -> Result<Vec<i64>> {
-    let mut table = vec![0_i64; groups * values];
+    let mut table = copies(0_i64, groups * values, TABLE)?;
     let (mut of_group, mut of_value) = ([0; STAGE], [0; STAGE]);
     for start in range.clone().step_by(STAGE) {
         let length = STAGE.min(range.end - start);

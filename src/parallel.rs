@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::ptr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Below this many nanoseconds of work a second thread costs more than it saves: waking one takes 10–50 µs.
@@ -98,10 +99,31 @@ pub fn chunks(total: usize, rows: usize, threads: usize, work: impl Fn(usize, Ra
     });
 }
 
+/// Chunks whose results are kept until they have been taken: two seconds of work for a thread, and half a megabyte.
+const ROUND: usize = 1 << 14;
+
+/// [`chunks`] whose results `take` sees in order.
+pub fn in_order<T: Clone + Default + Send>(
+    total: usize,
+    rows: usize,
+    threads: usize,
+    work: impl Fn(Range<usize>) -> T + Sync,
+    mut take: impl FnMut(T),
+) {
+    for first in (0..total).step_by(rows.saturating_mul(ROUND)) {
+        let some = (total - first).min(rows.saturating_mul(ROUND));
+        let found = Mutex::new(vec![T::default(); some.div_ceil(rows)]);
+        chunks(some, rows, threads, |i, range| {
+            let one = work(first + range.start..first + range.end);
+            found.lock().unwrap_or_else(|e| e.into_inner())[i] = one;
+        });
+        found.into_inner().unwrap_or_else(|e| e.into_inner()).into_iter().for_each(&mut take);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     #[test]
     fn every_row_once() {
@@ -109,6 +131,21 @@ mod tests {
             let seen = Mutex::new(vec![0; 1000]);
             chunks(1000, 7, threads, |_, range| range.for_each(|i| seen.lock().unwrap()[i] += 1));
             assert!(seen.into_inner().unwrap().iter().all(|n| *n == 1));
+        }
+    }
+
+    #[test]
+    fn results_in_order() {
+        for (total, rows) in [(0, 3), (1, 3), (1000, 7), (ROUND * 2 + 5, 1), (ROUND * 3, 3), (5, usize::MAX)] {
+            for threads in [1, 3] {
+                let mut next = 0;
+                let whole = |range: Range<usize>| if range.len() <= rows { range } else { 0..0 };
+                in_order(total, rows, threads, whole, |range| {
+                    assert_eq!(range.start, next);
+                    next = range.end;
+                });
+                assert_eq!(next, total);
+            }
         }
     }
 }

@@ -468,11 +468,10 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
     let size = parallel::chunk_rows(work, BATCH);
     let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
     let invalid = Mutex::new(Invalid::default());
-    let totals = Mutex::new(vec![Total::default(); if job.total { job.len().div_ceil(size) } else { 0 }]);
     if let (Some(out), false) = (&job.out, job.all_count()) {
         (0..job.len()).for_each(|row| store(job, out, &[row], &[f64::NAN]));
     }
-    parallel::chunks(job.len(), size, threads, |chunk, range| {
+    let some = |range| {
         let mut total = Total::default();
         job.batches(range, |which| {
             evaluate::<E, M, I, R, K, O>(level, m, &rows, which, &mut |mut batch| {
@@ -486,13 +485,17 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
                 }
             });
         });
-        if job.total {
-            totals.lock().unwrap_or_else(|e| e.into_inner())[chunk] = total;
-        }
-    });
-    invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(outer)?;
+        total
+    };
     let mut all = Total::default();
-    totals.into_inner().unwrap_or_else(|e| e.into_inner()).into_iter().for_each(|t| all.merge(t));
+    if job.total {
+        parallel::in_order(job.len(), size, threads, some, |total| all.merge(total));
+    } else {
+        parallel::chunks(job.len(), size, threads, |_, range| {
+            some(range);
+        });
+    }
+    invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(outer)?;
     Ok(all)
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import pickle
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import given as hypothesis_given
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from kullback import functional
+from kullback import _core, functional
 from numpy.lib.stride_tricks import as_strided
 from reference import SPACES, ulp
 
@@ -37,6 +38,31 @@ def test_more_classes_than_32_bits_count() -> None:
     classes = 2**31 + 1
     got = kb.entropy(repeated(np.int8(3), (classes,)), given="counts")
     assert abs(float(got) - np.log(float(classes))) <= 4 * ulp(21.4, np.float64)
+
+
+def test_pairs_and_labels_beyond_what_32_bits_count() -> None:
+    classes = 2**31 + 1
+    p, q = (repeated(np.float32(x), (classes,)) for x in (3, 3e6))
+    assert kb.kl_divergence(p, q, given="counts") <= 1e-15
+    got = kb.nll(repeated(np.float32(0.5), (classes,)), classes - 1, given="logits")
+    assert abs(float(got) - np.log(float(classes))) <= 4 * ulp(21.4, np.float32)
+    with pytest.raises(IndexError, match=str(classes)):
+        kb.nll(p, classes, given="logits")
+
+
+def test_a_row_of_2_to_the_33_bytes_in_memory() -> None:
+    """Mapped and never written to but for the last class, whose place is beyond 32 bits however it is counted."""
+    try:
+        memory = mmap.mmap(-1, 2**33)
+    except OSError:
+        pytest.skip("no address space for 2^33 bytes")
+    x = np.frombuffer(memory, np.float32)
+    x[-1] = 40.0
+    others = (len(x) - 1) * np.exp(-40.0)
+    expected = np.log1p(others) + 40 * others / (1 + others)
+    got = kb.entropy(x, given="logits")
+    assert abs(float(got) - expected) <= 4 * ulp(expected, np.float32)
+    assert kb.nll(x, len(x) - 1, given="logits") == pytest.approx(np.log1p(others), rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
@@ -60,6 +86,20 @@ def test_a_result_that_no_memory_holds_is_a_memory_error(case: Case, shape: tupl
         case(x, x, labels=labels)
     # Nothing was kept: the next call works.
     assert np.array_equal(case(np.ones((2, 1)), np.ones((2, 1)), labels=[0, 0]), [0, 0])
+
+
+def test_a_sum_of_more_rows_than_partial_sums_are_kept_of() -> None:
+    rows = 2**28
+    q = repeated(np.float64(0), (rows, 2))
+    for function in (kb.nll, lambda q, labels, **keywords: functional.cross_entropy(q, labels, reduction="sum")):
+        assert function(q, repeated(0, (rows,)), given="logits", reduction="sum") == rows * np.log(2)
+
+
+def test_a_comparison_that_no_memory_holds_is_a_memory_error() -> None:
+    for rows in (2**58, 2**45):
+        x = repeated(np.float32(1), (rows, 1))
+        with pytest.raises(MemoryError):
+            _core.compare_columns(x, x, columns=["kl", "same_top"])
 
 
 def test_softmax_that_no_memory_holds_is_a_memory_error() -> None:
@@ -166,6 +206,10 @@ def test_arrays_that_another_thread_changes() -> None:
                     case(x, x[::-1], labels=np.zeros(2000, int), given="counts", threads=2)
                 except ValueError as error:
                     assert "row" in str(error)
+            both = kb.compare(x, x[::-1], np.zeros(2000, int), on_invalid="nan", threads=2)
+            assert len(both["kl"]) == 2000
+            for function in (functional.softmax, functional.log_softmax):
+                assert function(x, dim=-1).shape == x.shape
     finally:
         stop.set()
         thread.join()

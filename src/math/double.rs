@@ -17,7 +17,7 @@
 use super::coefficients::*;
 use super::{Math, four_chains};
 use crate::simd::prelude::*;
-use crate::simd::{M, Simd, V, f64x8, i64x8, u64x8};
+use crate::simd::{M, Simd, V, f64x8, fma, i64x8, u64x8};
 
 /// Bits of √½ (rounded up) and of the mantissa.
 const SQRT_HALF: u64 = 0x3fe6_a09e_667f_3bcd;
@@ -83,8 +83,20 @@ impl Math for f64 {
     }
 
     #[inline(always)]
+    fn phi_times<S: Simd>(s: S, d: V<S, f64>) -> V<S, f64> {
+        let [first, rest @ ..] = PHI_F64;
+        fma(d * d, four_chains::<S, f64, _>(s, d, &rest), d * first)
+    }
+
+    #[inline(always)]
     fn js_log<S: Simd>(s: S, x: V<S, f64>) -> V<S, f64> {
         four_chains::<S, f64, _>(s, x, &JS_LOG_F64)
+    }
+
+    #[inline(always)]
+    fn js_log_times<S: Simd>(s: S, x: V<S, f64>) -> V<S, f64> {
+        let [first, rest @ ..] = JS_LOG_F64;
+        fma(x * x, four_chains::<S, f64, _>(s, x, &rest), x * first)
     }
 
     #[inline(always)]

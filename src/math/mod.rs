@@ -57,9 +57,15 @@ pub trait Math: Element {
     /// (e^d − 1 − d) / d² for abs(d) ≤ 1.
     fn phi<S: Simd>(s: S, d: V<S, Self>) -> V<S, Self>;
 
+    /// (e^d − 1 − d) / d for abs(d) ≤ 1: d·φ with one rounding to speak of, for φ(0) is a power of two.
+    fn phi_times<S: Simd>(s: S, d: V<S, Self>) -> V<S, Self>;
+
     /// G(x) / x² for 0 ≤ x ≤ 1, G(x) = ½ [(1 + t)(ln 2 − ln(1 + t)) − t x] and t = e^−x: the Jensen–Shannon term
     /// of two masses whose logarithms differ by x, per unit of the larger.
     fn js_log<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;
+
+    /// G(x) / x for 0 ≤ x ≤ 1, likewise with one rounding.
+    fn js_log_times<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;
 
     /// G(x), the same, for 1 ≤ x ≤ 3, where the formula as it stands cancels up to six-fold.
     fn js_middle<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;

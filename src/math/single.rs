@@ -9,7 +9,9 @@
 //! | `ln_tail` | 9 | √½ − 1 ≤ f ≤ √2 − 1, abs(f) ≥ 1.1e-19 | 2 | 1.758 | 0.394235283 |
 //! | `ln`, `ln_or_zero` | 9 | x > 0, subnormal too | 1 | 0.841 | 0.706419766 |
 //! | `phi` | 7 | abs(d) ≤ 1 | 2 | 0.854 | −0.999790907 |
+//! | `phi_times` | 7 | abs(d) ≤ 1 | 1 | ? | ? |
 //! | `js_log` | 6 | 0 ≤ x ≤ 1 | 2 | 0.815 | 0.997039080 |
+//! | `js_log_times` | 6 | 0 ≤ x ≤ 1 | 1 | ? | ? |
 //! | `js_far` | 8 | 1 ≤ x ≤ 60 | 2 | 1.895 | 3.01188588 |
 //! | `exp_minus` | 6 | 0 ≤ x ≤ 60 | 1 | 0.899 | 5.85774755 |
 //! | `js_lin` | 5 | 0 ≤ w ≤ ¼ | 2 | 0.541 | 0.249950483 |
@@ -17,7 +19,7 @@
 use super::coefficients::*;
 use super::{Math, horner};
 use crate::simd::prelude::*;
-use crate::simd::{M, Simd, V, f32x16, i32x16};
+use crate::simd::{M, Simd, V, f32x16, fma, i32x16};
 
 /// Bits of √½ (rounded up) and of the mantissa.
 const SQRT_HALF: i32 = 0x3f35_04f3;
@@ -77,8 +79,20 @@ impl Math for f32 {
     }
 
     #[inline(always)]
+    fn phi_times<S: Simd>(s: S, d: V<S, f32>) -> V<S, f32> {
+        let [first, rest @ ..] = PHI_F32;
+        fma(d * d, horner::<S, f32, _>(s, d, &rest), d * first)
+    }
+
+    #[inline(always)]
     fn js_log<S: Simd>(s: S, x: V<S, f32>) -> V<S, f32> {
         horner::<S, f32, _>(s, x, &JS_LOG_F32)
+    }
+
+    #[inline(always)]
+    fn js_log_times<S: Simd>(s: S, x: V<S, f32>) -> V<S, f32> {
+        let [first, rest @ ..] = JS_LOG_F32;
+        fma(x * x, horner::<S, f32, _>(s, x, &rest), x * first)
     }
 
     #[inline(always)]
@@ -96,14 +110,15 @@ impl Math for f32 {
 mod tests {
     use super::super::testing::{Op, Worst, at_every_level, at_level, levels, op, ulp_f32};
     use super::*;
-    use crate::simd::fma;
 
     op!(Exp: f32, s, r => f32::exp_reduced(s, r));
     op!(Tail: f32, s, f => f32::ln_tail(s, f));
     op!(Ln: f32, s, x => <f32 as Math>::ln(s, x));
     op!(LnOrZero: f32, s, x => f32::ln_or_zero(s, x));
     op!(Phi: f32, s, d => f32::phi(s, d));
+    op!(PhiTimes: f32, s, d => f32::phi_times(s, d));
     op!(JsLog: f32, s, x => f32::js_log(s, x));
+    op!(JsLogTimes: f32, s, x => f32::js_log_times(s, x));
     op!(JsFar: f32, s, x => f32::js_far(s, x, f32::exp_minus(s, x)));
     op!(ExpMinus: f32, s, x => f32::exp_minus(s, x));
     op!(JsLin: f32, s, w => f32::js_lin(s, w));
@@ -177,7 +192,11 @@ mod tests {
         Case { name: "ln_tail", bound: 2.0, truth: tail, top: SQRT2 - 1.0, bottom: 0.2929, least: 1.1e-19 };
     const LN: Case = Case { name: "ln", bound: 1.0, truth: f64::ln, top: f32::MAX, bottom: -1.0, least: 1e-45 };
     const PHI: Case = Case { name: "phi", bound: 2.0, truth: phi, top: 1.0, bottom: 1.0, least: 0.0 };
+    const PHI_TIMES: Case =
+        Case { name: "phi_times", bound: 1.0, truth: |d| d * phi(d), top: 1.0, bottom: 1.0, least: 1e-37 };
     const JS_LOG: Case = Case { name: "js_log", bound: 2.0, truth: js_log, top: 1.0, bottom: -1.0, least: 0.0 };
+    const JS_LOG_TIMES: Case =
+        Case { name: "js_log_times", bound: 1.0, truth: |x| x * js_log(x), top: 1.0, bottom: -1.0, least: 1e-37 };
     const JS_FAR: Case = Case { name: "js_far", bound: 2.0, truth: js_far, top: 60.0, bottom: -1.0, least: 1.0 };
     const EXP_MINUS: Case =
         Case { name: "exp_minus", bound: 1.0, truth: |x| (-x).exp(), top: 60.0, bottom: -1.0, least: 0.0 };
@@ -212,7 +231,9 @@ mod tests {
         sweep::<Tail>(&TAIL, step, every_level);
         sweep::<Ln>(&LN, step, every_level);
         sweep::<Phi>(&PHI, step, every_level);
+        sweep::<PhiTimes>(&PHI_TIMES, step, every_level);
         sweep::<JsLog>(&JS_LOG, step, every_level);
+        sweep::<JsLogTimes>(&JS_LOG_TIMES, step, every_level);
         sweep::<JsFar>(&JS_FAR, step, every_level);
         sweep::<ExpMinus>(&EXP_MINUS, step, every_level);
         sweep::<JsLin>(&JS_LIN, step, every_level);

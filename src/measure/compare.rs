@@ -206,16 +206,12 @@ impl<E: Math> Compare<E> {
             d = far.select(gap_anywhere::<S, E>(s, a, b, at[10], at[11], inv), d);
         }
         let size = d.abs();
-        let square = d * d;
+        let more = E::phi_times(s, d);
         // q − p = p(eᵈ − 1), q = p·eᵈ, each without cancellation while d is small.
-        let rise = fma(square, E::phi(s, d), d);
+        let rise = d + more;
         let mut q = fma(p, rise, p);
-        let mut terms = [
-            p * square * E::phi(s, d),
-            q * square * E::phi(s, -d),
-            size * size * E::js_log(s, size),
-            (p * rise).abs() * half,
-        ];
+        let mut terms =
+            [(p * d) * more, -(q * d) * E::phi_times(s, -d), size * E::js_log_times(s, size), (p * rise).abs() * half];
         let mut apart = p * rise;
         if CAREFUL {
             let (f, _) = self.0.exp(s, &at[LOG..2 * LOG], b - at[4], None);
@@ -223,9 +219,9 @@ impl<E: Math> Compare<E> {
             let infinity = V::<S, E>::splat(s, E::INFINITY);
             let (no_p, no_q) = (d.simd_eq(E::INFINITY), d.simd_eq(E::NEG_INFINITY));
             let drift = |m: V<S, E>| m.simd_eq(zero).select(zero, m * d);
-            let near = size.simd_lt(splat(DOUBLED));
-            let forward = near.select(p * phi_doubled::<S, E>(s, d), (q - p) - drift(p));
-            let backward = near.select(q * phi_doubled::<S, E>(s, -d), (p - q) + drift(q));
+            let near = |d: V<S, E>| d.simd_gt(splat(DOUBLED.0)) & d.simd_lt(splat(DOUBLED.1));
+            let forward = near(d).select(p * phi_doubled::<S, E>(s, d), (q - p) - drift(p));
+            let backward = near(-d).select(q * phi_doubled::<S, E>(s, -d), (p - q) + drift(q));
             let forward = no_q.select(infinity, no_p.select(q, forward));
             let backward = no_p.select(infinity, no_q.select(p, backward));
             let far_terms = [forward, backward, E::js_far(s, size, E::exp_minus(s, size)), (q - p).abs() * half];

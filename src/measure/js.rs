@@ -192,15 +192,15 @@ impl<E: Math> Measure<E, 2, 10, 3, 1> for JsLog<E> {
         let (m, _) = self.0.exp(s, &frame, larger_b.select(b, a) - pick(0, 3), None);
         let m = m * pick(6, 7);
         let u = d.abs();
-        let mut js = u * u * E::js_log(s, u);
+        let mut js = (m * u) * E::js_log_times(s, u);
         // (q − p)/M
         let mut rise = fma(-u * u, E::phi(s, -u), u);
         if CAREFUL {
             let t = E::exp_minus(s, u);
-            js = far.select(E::js_far(s, u, t), js);
+            js = far.select(m * E::js_far(s, u, t), js);
             rise = far.select(one - t, rise);
         }
-        ([x + m * js, y + larger_b.select(m * rise, -(m * rise)), z], far)
+        ([x + js, y + larger_b.select(m * rise, -(m * rise)), z], far)
     }
 
     #[inline(always)]

@@ -416,10 +416,7 @@ pub fn as_ndarray<'py>(obj: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'p
 impl<'py> Target<'py> {
     /// Uninitialised, in C order, of the caller's kind.
     pub fn new(py: Python<'py>, kind: &Kind<'py>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
-        let bytes = shape.iter().try_fold(dtype.size(), |a, n| a.checked_mul(*n));
-        if bytes.is_none_or(|b| b > isize::MAX as usize) {
-            return Err(PyMemoryError::new_err(format!("no memory for a result of shape {}", tuple(shape))));
-        }
+        addressable(shape, dtype)?;
         let wrap = match kind {
             Kind::Exchanged(table) => {
                 let (fresh, data, strides) = Fresh::exchanged(table, shape, dtype)?;
@@ -437,16 +434,7 @@ impl<'py> Target<'py> {
             }
             Kind::Numpy => None,
         };
-        let mut lengths: Axes<npy_intp> = shape.iter().map(|n| *n as npy_intp).collect();
-        // SAFETY: a shape of as many numbers as are said, and a descriptor whose reference is taken over. Every element
-        // is written before the array is handed out, or the array is dropped.
-        let array = unsafe {
-            let descr = descr(py, dtype)?.into_dtype_ptr();
-            let array = PY_ARRAY_API.PyArray_Empty(py, lengths.len() as i32, lengths.as_mut_ptr(), descr, 0);
-            Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyUntypedArray>()
-        };
-        // SAFETY: an ndarray's object starts with a `PyArrayObject`.
-        let data = unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.data }.cast();
+        let (array, data) = empty(py, shape, dtype)?;
         let strides = array.strides().into();
         Ok(Target { place: Place::New(array.into_any(), wrap), data, strides })
     }
@@ -543,6 +531,31 @@ impl<'py> Target<'py> {
             (_, None) => Err(PyValueError::new_err("out is missing")),
         }
     }
+}
+
+/// A `MemoryError` if no memory can have a result of this shape.
+fn addressable(shape: &[usize], dtype: Dtype) -> PyResult<()> {
+    let bytes = shape.iter().try_fold(dtype.size(), |a, n| a.checked_mul(*n));
+    if bytes.is_none_or(|b| b > isize::MAX as usize) {
+        return Err(PyMemoryError::new_err(format!("no memory for a result of shape {}", tuple(shape))));
+    }
+    Ok(())
+}
+
+/// An ndarray in C order and its first element. Every element must be written before the array is handed out, or the
+/// array be dropped: they are uninitialised.
+pub fn empty<'py>(py: Python<'py>, shape: &[usize], dtype: Dtype) -> PyResult<(Bound<'py, PyUntypedArray>, *mut u8)> {
+    addressable(shape, dtype)?;
+    let mut lengths: Axes<npy_intp> = shape.iter().map(|n| *n as npy_intp).collect();
+    // SAFETY: a shape of as many numbers as are said, and a descriptor whose reference is taken over.
+    let array = unsafe {
+        let descr = descr(py, dtype)?.into_dtype_ptr();
+        let array = PY_ARRAY_API.PyArray_Empty(py, lengths.len() as i32, lengths.as_mut_ptr(), descr, 0);
+        Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyUntypedArray>()
+    };
+    // SAFETY: an ndarray's object starts with a `PyArrayObject`.
+    let data = unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.data }.cast();
+    Ok((array, data))
 }
 
 /// A number as a scalar of the caller's kind, rounded once.

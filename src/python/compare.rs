@@ -1,16 +1,15 @@
 //! `compare_columns`: what `kullback.compare` and the command line stand on.
 
-use numpy::prelude::*;
-use numpy::{IxDyn, PyArray};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::array::Array;
+use super::array::{Array, empty, precision};
 use super::detached;
 use super::information::prepare;
 use super::options::{Axis, Ignore, OnInvalid, Spaces, Temperature, Threads};
 use crate::compare::{COLUMNS, Column, Columns, compare};
+use crate::rows::Dtype;
 use crate::score::{Given, nanoseconds_a_row};
 
 /// Columns that tell two models apart row by row, from one reading of both matrices.
@@ -55,7 +54,6 @@ pub fn compare_columns<'py>(
     )?;
     let job = &call.job;
     let dict = PyDict::new(py);
-    let shape = IxDyn(&job.lead);
     let mut wanted = Vec::with_capacity(columns.len());
     for name in &columns {
         let Some(which) = Column::find(name) else {
@@ -64,27 +62,14 @@ pub fn compare_columns<'py>(
         if Column::needs_labels(which) && !has_labels {
             return Err(PyValueError::new_err(format!("column {name:?} needs labels")));
         }
-        // SAFETY: `compare` writes every element of every column; on an error the arrays are dropped.
-        let data = unsafe {
-            if Column::is_bool(which) {
-                let array = PyArray::<bool, IxDyn>::new(py, shape.clone(), false);
-                dict.set_item(name, &array)?;
-                array.data().cast()
-            } else if call.single {
-                let array = PyArray::<f32, IxDyn>::new(py, shape.clone(), false);
-                dict.set_item(name, &array)?;
-                array.data().cast()
-            } else {
-                let array = PyArray::<f64, IxDyn>::new(py, shape.clone(), false);
-                dict.set_item(name, &array)?;
-                array.data().cast()
-            }
-        };
+        let dtype = if Column::is_bool(which) { Dtype::Bool } else { precision(call.single) };
+        let (array, data) = empty(py, &job.lead, dtype)?;
+        dict.set_item(name, array)?;
         wanted.push(Column { which, data });
     }
-    // SAFETY: `compare` writes the status of every row.
-    let status = unsafe { PyArray::<u8, IxDyn>::new(py, shape, false) };
-    let columns = Columns { columns: wanted, single: call.single, status: status.data() };
+    let (status, written) = empty(py, &job.lead, Dtype::U8)?;
+    // `compare` writes every element of every column, and the status of every row; on an error the arrays are dropped.
+    let columns = Columns { columns: wanted, single: call.single, status: written };
     let work = 3.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
     let columns = &columns;
     detached(py, work, move || compare(job, columns))?;

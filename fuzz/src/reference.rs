@@ -1,0 +1,254 @@
+//! What a call must give, one number at a time in `f64`, with no thought for speed.
+
+use kullback::registry::Quantity;
+use kullback::rows::{Dtype, Lead};
+use kullback::score::{Job, Operand};
+
+/// What a row of one operand is.
+enum Kind {
+    /// A distribution; `true` if it is so near to the end of what its space accepts that the rounding of a sum decides.
+    Row(Vec<Class>, bool),
+    /// Holds a NaN.
+    Nan,
+    /// Without mass.
+    Empty,
+    /// Not of its space.
+    Wrong,
+}
+
+/// One class. Support is read off the input: a mass may be 0 beside a finite logarithm.
+#[derive(Clone, Copy)]
+struct Class {
+    present: bool,
+    mass: f64,
+    ln: f64,
+}
+
+/// The elements of a row; `None` where a class is masked.
+fn elements(job: &Job, x: &Operand, row: usize) -> Vec<Option<f64>> {
+    let lead = Lead { shape: &job.lead };
+    let element = |column: usize| {
+        let masked = job.mask.as_ref().is_some_and(|m| {
+            let at = lead.offset(&m.lead, row) + column as isize * m.class_stride;
+            // SAFETY: the mask has a byte for every class of every row.
+            unsafe { m.data.wrapping_offset(at).read() == 0 }
+        });
+        let at = x.data.wrapping_offset(lead.offset(&x.lead, row) + column as isize * x.class_stride);
+        // SAFETY: the operand has this class of this row.
+        (!masked).then(|| unsafe { x.dtype.number(at, x.swapped) })
+    };
+    (0..job.classes).map(element).collect()
+}
+
+fn kind(job: &Job, x: &Operand, row: usize) -> Kind {
+    let elements = elements(job, x, row);
+    let seen = || elements.iter().filter_map(|x| *x);
+    let log = x.given.is_log();
+    if seen().any(f64::is_nan) {
+        return Kind::Nan;
+    }
+    if seen().any(|v| if log { v == f64::INFINITY } else { !(0.0..f64::INFINITY).contains(&v) }) {
+        return Kind::Wrong;
+    }
+    let none = if log { f64::NEG_INFINITY } else { 0.0 };
+    let most = seen().fold(none, f64::max);
+    if most == none {
+        return Kind::Empty;
+    }
+    // Relative to the largest, which stays out of the sum: the logarithm of that keeps its digits.
+    let ln = |v: f64| if log { (v - most) / x.temperature } else { v.ln() - most.ln() };
+    let mut classes: Vec<Class> = elements
+        .iter()
+        .map(|v| v.unwrap_or(none))
+        .map(|v| Class { present: v > none, mass: if log { ln(v).exp() } else { v / most }, ln: ln(v) })
+        .collect();
+    let top = classes.iter().filter(|c| c.ln == 0.0).count() as f64;
+    let others: f64 = classes.iter().filter(|c| c.ln < 0.0).map(|c| c.mass).sum();
+    let over = top.ln() + (others / top).ln_1p();
+    let sum = top + others;
+    for c in &mut classes {
+        (c.mass, c.ln) = (c.mass / sum, c.ln - over);
+    }
+    let normalised = matches!(x.given.name(), "probs" | "log_probs");
+    let (mut near, tolerance) = (false, Job::tolerance(x.dtype));
+    if job.check_sums && normalised {
+        let off = if log { (most / x.temperature + over).abs() } else { (sum * most - 1.0).abs() };
+        near = (off - tolerance).abs() < 1e-6 * tolerance;
+        if off > tolerance && !near {
+            return Kind::Wrong;
+        }
+    }
+    Kind::Row(classes, near)
+}
+
+/// The value of a row, and how far a result may be from it.
+struct Value {
+    value: f64,
+    allowed: f64,
+}
+
+/// Masses below this share of the largest count as 0, and what they would add is not held against a result.
+fn least(single: bool) -> f64 {
+    if single { 2f64.powi(-125) } else { 2f64.powi(-1021) }
+}
+
+fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, single: bool, log: bool) -> Value {
+    let eps = if single { f64::from(f32::EPSILON) } else { f64::EPSILON };
+    let least = least(single);
+    let product = |mass: f64, by: f64| if mass == 0.0 { 0.0 } else { mass * by };
+    // What classes next to nothing might add, and the reference's own rounding.
+    let faint: f64 = p
+        .iter()
+        .zip(q)
+        .filter(|(p, _)| p.mass < least)
+        .map(|(p, q)| product(p.mass.max(1e-300), p.ln.abs().min(1e300) + q.ln.abs().min(1e300) + 2.0))
+        .sum();
+    let faint = faint + job.classes as f64 * 800.0 * least;
+    let ulps = |value: f64| Value { value, allowed: (4.5 * eps + 1e-12) * value.abs() + faint };
+    match quantity {
+        Quantity::Entropy => ulps(p.iter().map(|c| -product(c.mass, c.ln)).sum()),
+        Quantity::CrossEntropy => {
+            if p.iter().zip(q).any(|(p, q)| p.present && !q.present) {
+                return ulps(f64::INFINITY);
+            }
+            ulps(p.iter().zip(q).map(|(p, q)| -product(p.mass, q.ln)).sum())
+        }
+        Quantity::Nll => ulps(if q[label].present { -q[label].ln } else { f64::INFINITY }),
+        Quantity::Kl | Quantity::Js => {
+            let relative = if !single {
+                2e-13
+            } else if log {
+                5e-7
+            } else {
+                2e-6
+            };
+            let (mut sum, mut scale) = (0.0, 0.0f64);
+            for (p, q) in p.iter().zip(q) {
+                for c in [p, q] {
+                    if c.present && c.mass > 1e-300 {
+                        scale = scale.max(c.ln.abs());
+                    }
+                }
+                let term = if quantity == Quantity::Kl { kl(*p, *q) } else { js(*p, *q) };
+                sum += term;
+            }
+            // d = ln q − ln p is off by some eps of the larger logarithm, here and where spaces are mixed.
+            let d = 16.0 * f64::EPSILON * (1.0 + scale);
+            let both = faint + q.iter().filter(|c| c.mass < least).map(|c| c.mass.max(1e-300) * 2.0).sum::<f64>();
+            Value { value: sum, allowed: relative * sum + d * (2.0 * sum).sqrt() + d * d + 1e-15 + both }
+        }
+    }
+}
+
+/// eᵈ − 1 − d without cancellation to speak of.
+fn phi(d: f64) -> f64 {
+    if d.abs() > 0.05 {
+        return d.exp_m1() - d;
+    }
+    (3..12).rev().fold(1.0, |y, n| 1.0 + y * d / f64::from(n)) * d * d / 2.0
+}
+
+fn kl(p: Class, q: Class) -> f64 {
+    if !p.present {
+        return q.mass;
+    }
+    if !q.present {
+        return f64::INFINITY;
+    }
+    let d = q.ln - p.ln;
+    if p.mass == 0.0 {
+        return q.mass;
+    }
+    if d.abs() < 1.0 { p.mass * phi(d) } else { (q.mass - p.mass) - p.mass * d }
+}
+
+fn js(p: Class, q: Class) -> f64 {
+    if !p.present || !q.present {
+        return (p.mass + q.mass) / 2.0 * std::f64::consts::LN_2;
+    }
+    let (a, larger) = ((q.ln - p.ln).abs(), p.mass.max(q.mass));
+    if !(a < f64::INFINITY) {
+        return larger / 2.0 * std::f64::consts::LN_2;
+    }
+    // ½(1 + t)(y tanh y − ln cosh y) with y = a/2, t = e^−a: nothing cancels badly.
+    let (y, t) = (a / 2.0, (-a).exp());
+    let ln_cosh =
+        if y < 1.0 { (2.0 * (y / 2.0).sinh().powi(2)).ln_1p() } else { y + (t.ln_1p() - std::f64::consts::LN_2) };
+    let inner = if y < 0.01 { y * y / 2.0 * (1.0 - y * y / 2.0) } else { y * y.tanh() - ln_cosh };
+    larger * (1.0 + t) / 2.0 * inner
+}
+
+/// Holds what a call gave (`None`: an error) against what it must give.
+pub fn check(quantity: Quantity, job: &Job, got: Option<&[f64]>) {
+    let lead = Lead { shape: &job.lead };
+    let single = Dtype::single(job.operands.iter().map(|x| x.dtype));
+    let (mut must_fail, mut may_fail) = (false, false);
+    let mut wanted = Vec::new();
+    for row in 0..job.len() {
+        if !job.counts(&lead, row) {
+            wanted.push((f64::NAN, f64::NAN));
+            continue;
+        }
+        let kinds: Vec<Kind> = job.operands.iter().map(|x| kind(job, x, row)).collect();
+        let label = job.labels.as_ref().map(|l| l.get(&lead, row));
+        let label = match label.map(usize::try_from) {
+            None => 0,
+            Some(Ok(label)) if label < job.classes => label,
+            _ => {
+                must_fail = true;
+                0
+            }
+        };
+        // A NaN, or a row without mass, outweighs what else is wrong.
+        if kinds.iter().any(|k| matches!(k, Kind::Nan | Kind::Empty)) {
+            wanted.push((f64::NAN, f64::NAN));
+        } else if kinds.iter().any(|k| matches!(k, Kind::Wrong)) {
+            must_fail |= !job.invalid_is_nan;
+            wanted.push((f64::NAN, f64::NAN));
+        } else {
+            let rows: Vec<&[Class]> =
+                kinds.iter().map(|k| if let Kind::Row(row, _) = k { row.as_slice() } else { &[] }).collect();
+            let near = kinds.iter().any(|k| matches!(k, Kind::Row(_, true)));
+            may_fail |= near;
+            if near {
+                wanted.push((0.0, f64::INFINITY));
+                continue;
+            }
+            let log = job.operands.iter().all(|x| x.given.is_log());
+            let v = value(quantity, job, rows[0], rows[rows.len() - 1], label, single, log);
+            // Logarithms that overflow before they meet.
+            let lost = rows.iter().any(|row| row.iter().any(|c| c.present && c.ln == f64::NEG_INFINITY));
+            if lost || v.value.is_nan() || (v.value > 1e37 && v.value.is_finite()) {
+                wanted.push((0.0, f64::INFINITY));
+                continue;
+            }
+            let (low, high) = (v.value - v.allowed, v.value + v.allowed);
+            let (low, high) = if job.root { (low.max(0.0).sqrt(), high.sqrt()) } else { (low, high) };
+            let unit = if job.root { job.unit.sqrt() } else { job.unit };
+            let ends = (low / unit, high / unit);
+            wanted.push(if unit < 0.0 { (ends.1, ends.0) } else { ends });
+        }
+    }
+    let Some(got) = got else {
+        assert!(must_fail || may_fail, "an error where none was due: {quantity:?} {job:?}");
+        return;
+    };
+    assert!(!must_fail, "no error where one was due: {quantity:?} {job:?}");
+    for (row, (value, (low, high))) in got.iter().zip(wanted).enumerate() {
+        let right = match (low.is_nan(), high == f64::INFINITY && low == 0.0) {
+            (true, _) => value.is_nan(),
+            (_, true) => true,
+            _ => {
+                // The reference itself rounds.
+                let slack = 4.0 * f64::EPSILON * low.abs().max(high.abs()).min(1e300);
+                let stored = if single { f64::from(f32::EPSILON) * 0.51 * high.abs().min(1e37) } else { 0.0 };
+                let inside = *value >= low - slack - stored && *value <= high + slack + stored;
+                inside && (job.unit < 0.0 || *value >= 0.0)
+            }
+        };
+        if !right {
+            let rows: Vec<_> = job.operands.iter().map(|x| elements(job, x, row)).collect();
+            panic!("row {row}: got {value:e}, wanted {low:e} to {high:e}: {quantity:?} {job:?} {rows:?}");
+        }
+    }
+}
