@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::math::Math;
 use crate::measure::{
-    CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed, EntropyLin, EntropyLog, JsLin, JsLog, KlLin, KlLog, LogSumExp,
-    Total as TotalMass,
+    CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed, EntropyLin, EntropyLog, Generator, Js, KlLin, KlLog,
+    LogSumExp, PairLin, PairLog, Scale, Total as TotalMass,
 };
 use crate::reduce::Total;
 use crate::rows::{Dtype, Map};
@@ -127,7 +127,21 @@ fn evaluate<E: Math>(quantity: Quantity, job: &Job, outer: &Job, map: [Map; 2], 
         }
         (Quantity::Kl, false, _) => score::<E, _, _, _, _, _>(job, outer, KlLin, map, rescue),
         (Quantity::Kl, true, _) => score::<E, _, _, _, _, _>(job, outer, KlLog::<E>(t(0)?), map, rescue),
-        (Quantity::Js, false, _) => score::<E, _, _, _, _, _>(job, outer, JsLin, map, rescue),
-        (Quantity::Js, true, _) => score::<E, _, _, _, _, _>(job, outer, JsLog::<E>(t(0)?), map, rescue),
+        (Quantity::Js, log, _) => pair(job, outer, Js, log.then(|| t(0)).transpose()?, map, rescue),
+    }
+}
+
+/// A divergence that is the same both ways, of masses or, given a scale, of logarithms.
+fn pair<E: Math, G: Generator>(
+    job: &Job,
+    outer: &Job,
+    g: G,
+    scale: Option<Scale<E>>,
+    map: [Map; 2],
+    rescue: Rescue<'_>,
+) -> Result<Total> {
+    match scale {
+        None => score::<E, _, _, _, _, _>(job, outer, PairLin(g), map, rescue),
+        Some(scale) => score::<E, _, _, _, _, _>(job, outer, PairLog(scale, g), map, rescue),
     }
 }

@@ -4,7 +4,7 @@
 use super::cross_entropy::expected;
 use super::entropy::mass;
 use super::frame::{DOUBLED, LOG, Scale, gap, gap_anywhere, ln_over_top, phi_doubled};
-use super::js::regapped;
+use super::pair::regapped;
 use crate::math::{Math, wide};
 use crate::rows::{Done, Measure, Part, Terms};
 use crate::simd::*;

@@ -10,6 +10,7 @@ mod entropy;
 mod frame;
 mod js;
 mod kl;
+mod pair;
 mod pointwise;
 mod slope;
 mod softmax;
@@ -18,8 +19,9 @@ pub use compare::{COMPARE, Compare};
 pub use cross_entropy::{CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed};
 pub use entropy::{EntropyLin, EntropyLog};
 pub use frame::Scale;
-pub use js::{JsLin, JsLog};
+pub use js::Js;
 pub use kl::{KlLin, KlLog};
+pub use pair::{Generator, PairLin, PairLog};
 pub use pointwise::{
     Binary, BinaryInput, BinaryTarget, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget, LogSoftmaxInput,
     Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, SoftmaxInput, Summed,
