@@ -65,14 +65,14 @@ pub struct Columns {
 // SAFETY: every row is written by one thread only, to arrays that the caller keeps alive.
 unsafe impl Sync for Columns {}
 
-/// Fills the columns.
-pub fn compare(outer: &Job, columns: &Columns) -> Result<()> {
-    let job = outer.collapsed();
+/// Fills the columns, and gives what is wrong with the rows.
+pub fn compare(job: &Job, columns: &Columns) -> Result<Invalid> {
+    let job = job.collapsed();
     let linear = job.operands.iter().any(|x| !x.given.is_log());
     let wide = !Dtype::single(job.operands.iter().map(|x| x.dtype));
     let apart = job.operands[0].temperature != job.operands[1].temperature;
     let far = job.operands.iter().any(Operand::is_far);
-    if linear || wide || apart || far { fill::<f64>(&job, outer, columns) } else { fill::<f32>(&job, outer, columns) }
+    if linear || wide || apart || far { fill::<f64>(&job, columns) } else { fill::<f32>(&job, columns) }
 }
 
 /// How each operand becomes logarithms at one temperature, and that temperature.
@@ -84,7 +84,7 @@ fn spaces(job: &Job) -> ([Map; 2], f64) {
     ([a.as_logs(), b.as_logs()], 1.0)
 }
 
-fn fill<E: Math>(job: &Job, outer: &Job, columns: &Columns) -> Result<()> {
+fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
     let (map, t) = spaces(job);
     let measure = Compare::<E>(scale(t)?);
     let rows = job.inputs::<E, 2>(map);
@@ -124,7 +124,7 @@ fn fill<E: Math>(job: &Job, outer: &Job, columns: &Columns) -> Result<()> {
             });
         });
     });
-    invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(outer)
+    Ok(invalid.into_inner().unwrap_or_else(|e| e.into_inner()))
 }
 
 /// How far the logarithm of each operand's mass may be from 0. For probabilities it is that of a sum.
@@ -162,6 +162,25 @@ fn settle(
 }
 
 impl Columns {
+    /// The columns from a row on.
+    pub fn from(&self, row: usize) -> Columns {
+        let size = |which: usize| {
+            if which == SAME_TOP {
+                1
+            } else if self.single {
+                4
+            } else {
+                8
+            }
+        };
+        let moved = |c: &Column| Column { which: c.which, data: c.data.wrapping_add(row * size(c.which)) };
+        Columns {
+            columns: self.columns.iter().map(moved).collect(),
+            single: self.single,
+            status: self.status.wrapping_add(row),
+        }
+    }
+
     fn set_status(&self, row: usize, status: Status) {
         // SAFETY: the array has a byte for every row.
         unsafe { self.status.add(row).write(status as u8) };

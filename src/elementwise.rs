@@ -1,6 +1,5 @@
 //! Results of the input's own shape and what is summed of them: the softmaxes, torch's pointwise losses, their gradients.
 
-
 use crate::error::Result;
 use crate::math::Math;
 use crate::measure::{

@@ -1,7 +1,11 @@
-//! How often each group of rows has each value: a table of counts from one reading of two columns of integers.
+//! How often each group of rows has each value: a table of counts from one reading of two columns of integers. Strings
+//! become integers first.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Mutex;
+
+use foldhash::fast::RandomState;
 
 use crate::error::{Error, Result, copies};
 use crate::parallel;
@@ -60,6 +64,31 @@ impl<T: Integer> Column for Integers<'_, T> {
         for (number, value) in numbers.iter_mut().zip(&self.values[start..]) {
             *number = value.bits().wrapping_sub(self.low as u64);
         }
+    }
+}
+
+/// Numbers things as they come: equal ones get the same number, a new one the next.
+#[derive(Default)]
+pub struct Numbering<'a> {
+    numbers: HashMap<&'a [u8], i64, RandomState>,
+    /// The row in which each first came.
+    pub firsts: Vec<i64>,
+    /// The number of each row; -1 for nothing.
+    pub codes: Vec<i64>,
+}
+
+impl<'a> Numbering<'a> {
+    /// Adds a row.
+    #[inline]
+    pub fn push(&mut self, thing: Option<&'a [u8]>) {
+        let row = self.codes.len() as i64;
+        let code = thing.map_or(-1, |thing| {
+            *self.numbers.entry(thing).or_insert_with(|| {
+                self.firsts.push(row);
+                self.firsts.len() as i64 - 1
+            })
+        });
+        self.codes.push(code);
     }
 }
 
@@ -138,6 +167,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn numbers_things_as_they_come() {
+        let mut numbering = Numbering::default();
+        for thing in [Some("b"), None, Some("a"), Some("b"), Some("")] {
+            numbering.push(thing.map(str::as_bytes));
+        }
+        assert_eq!((numbering.codes, numbering.firsts), (vec![0, -1, 1, 0, 2], vec![0, 2, 4]));
     }
 
     #[test]

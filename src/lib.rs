@@ -13,6 +13,7 @@ pub mod group;
 pub mod loss;
 mod math;
 pub mod measure;
+pub mod packed;
 pub mod parallel;
 #[cfg(feature = "python")]
 mod python;

@@ -8,7 +8,7 @@ use crate::measure::{
 };
 use crate::reduce::Total;
 use crate::rows::{Dtype, Map};
-use crate::score::{Job, Operand, scale, score};
+use crate::score::{Invalid, Job, Operand, scale, score};
 
 /// What is asked of each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,24 +25,37 @@ pub enum Quantity {
     Nll,
 }
 
-/// Evaluates a quantity on all rows of a job.
-pub fn run(quantity: Quantity, outer: &Job) -> Result<Total> {
-    let job = outer.collapsed();
+impl Quantity {
+    /// The name of its function.
+    pub fn name(self) -> &'static str {
+        match self {
+            Quantity::Entropy => "entropy",
+            Quantity::CrossEntropy => "cross_entropy",
+            Quantity::Kl => "kl_divergence",
+            Quantity::Js => "js_divergence",
+            Quantity::Nll => "nll",
+        }
+    }
+}
+
+/// Evaluates a quantity on all rows of a job: their total, if one is wanted, and what is wrong with them.
+pub fn run(quantity: Quantity, job: &Job) -> Result<(Total, Invalid)> {
+    let job = job.collapsed();
     let single = Dtype::single(job.operands.iter().map(|x| x.dtype))
         && !job.operands.iter().any(Operand::is_far)
         && !staged(quantity, &job);
     if !single {
-        return double(quantity, &job, outer);
+        return double(quantity, &job);
     }
     // What leaves the range of single precision is passed once more in double.
     let rescue = |row: usize| one(quantity, &job, row);
-    evaluate::<f32>(quantity, &job, outer, [Map::Keep; 2], &rescue)
+    evaluate::<f32>(quantity, &job, [Map::Keep; 2], &rescue)
 }
 
 /// A quantity in double precision.
-fn double(quantity: Quantity, job: &Job, outer: &Job) -> Result<Total> {
+fn double(quantity: Quantity, job: &Job) -> Result<(Total, Invalid)> {
     let rescue = |row: usize| one(quantity, job, row);
-    evaluate::<f64>(quantity, job, outer, maps(quantity, job), &rescue)
+    evaluate::<f64>(quantity, job, maps(quantity, job), &rescue)
 }
 
 /// The result of one row in double precision, in nats, masses scaled by a power of two that brings each row's largest
@@ -80,8 +93,8 @@ fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
             *map = Map::Shrink(f64::from_bits(largest.to_bits() >> 52 << 52).max(f64::MIN_POSITIVE));
         }
     }
-    let total = evaluate::<f64>(quantity, &single, &single, maps, &|_| f64::NAN);
-    total.map_or(f64::NAN, |t| t.sum())
+    let total = evaluate::<f64>(quantity, &single, maps, &|_| f64::NAN);
+    total.map_or(f64::NAN, |(t, _)| t.sum())
 }
 
 /// Whether the rows of a pair are in spaces that only meet as logarithms in double precision.
@@ -108,40 +121,39 @@ fn maps(quantity: Quantity, job: &Job) -> [Map; 2] {
 type Rescue<'a> = &'a (dyn Fn(usize) -> f64 + Sync);
 
 /// The registry.
-fn evaluate<E: Math>(quantity: Quantity, job: &Job, outer: &Job, map: [Map; 2], rescue: Rescue<'_>) -> Result<Total> {
+fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], rescue: Rescue<'_>) -> Result<(Total, Invalid)> {
     let staged = staged(quantity, job);
     let log = |k: usize| staged || job.operands[k].given.is_log();
     let t = |k: usize| scale::<E>(if staged { 1.0 } else { job.operands[k].temperature });
     let single = [map[0]];
     match (quantity, log(0), log(job.operands.len() - 1)) {
-        (Quantity::Entropy, false, _) => score::<E, _, _, _, _, _>(job, outer, EntropyLin, single, rescue),
-        (Quantity::Entropy, true, _) => score::<E, _, _, _, _, _>(job, outer, EntropyLog::<E>(t(0)?), single, rescue),
-        (Quantity::Nll, false, _) => score::<E, _, _, _, _, _>(job, outer, TotalMass, single, rescue),
-        (Quantity::Nll, true, _) => score::<E, _, _, _, _, _>(job, outer, LogSumExp::<E>(t(0)?), single, rescue),
-        (Quantity::CrossEntropy, false, false) => score::<E, _, _, _, _, _>(job, outer, CrossEntropyLin, map, rescue),
+        (Quantity::Entropy, false, _) => score::<E, _, _, _, _, _>(job, EntropyLin, single, rescue),
+        (Quantity::Entropy, true, _) => score::<E, _, _, _, _, _>(job, EntropyLog::<E>(t(0)?), single, rescue),
+        (Quantity::Nll, false, _) => score::<E, _, _, _, _, _>(job, TotalMass, single, rescue),
+        (Quantity::Nll, true, _) => score::<E, _, _, _, _, _>(job, LogSumExp::<E>(t(0)?), single, rescue),
+        (Quantity::CrossEntropy, false, false) => score::<E, _, _, _, _, _>(job, CrossEntropyLin, map, rescue),
         (Quantity::CrossEntropy, false, true) => {
-            score::<E, _, _, _, _, _>(job, outer, CrossEntropyMixed::<E>(t(1)?), map, rescue)
+            score::<E, _, _, _, _, _>(job, CrossEntropyMixed::<E>(t(1)?), map, rescue)
         }
         (Quantity::CrossEntropy, true, _) => {
-            score::<E, _, _, _, _, _>(job, outer, CrossEntropyLog::<E>(t(0)?, t(1)?), map, rescue)
+            score::<E, _, _, _, _, _>(job, CrossEntropyLog::<E>(t(0)?, t(1)?), map, rescue)
         }
-        (Quantity::Kl, false, _) => score::<E, _, _, _, _, _>(job, outer, KlLin, map, rescue),
-        (Quantity::Kl, true, _) => score::<E, _, _, _, _, _>(job, outer, KlLog::<E>(t(0)?), map, rescue),
-        (Quantity::Js, log, _) => pair(job, outer, Js, log.then(|| t(0)).transpose()?, map, rescue),
+        (Quantity::Kl, false, _) => score::<E, _, _, _, _, _>(job, KlLin, map, rescue),
+        (Quantity::Kl, true, _) => score::<E, _, _, _, _, _>(job, KlLog::<E>(t(0)?), map, rescue),
+        (Quantity::Js, log, _) => pair(job, Js, log.then(|| t(0)).transpose()?, map, rescue),
     }
 }
 
 /// A divergence that is the same both ways, of masses or, given a scale, of logarithms.
 fn pair<E: Math, G: Generator>(
     job: &Job,
-    outer: &Job,
     g: G,
     scale: Option<Scale<E>>,
     map: [Map; 2],
     rescue: Rescue<'_>,
-) -> Result<Total> {
+) -> Result<(Total, Invalid)> {
     match scale {
-        None => score::<E, _, _, _, _, _>(job, outer, PairLin(g), map, rescue),
-        Some(scale) => score::<E, _, _, _, _, _>(job, outer, PairLog(scale, g), map, rescue),
+        None => score::<E, _, _, _, _, _>(job, PairLin(g), map, rescue),
+        Some(scale) => score::<E, _, _, _, _, _>(job, PairLog(scale, g), map, rescue),
     }
 }

@@ -1,6 +1,7 @@
 //! A call from beginning to end: operands to elements, rows to chunks, results checked, converted and stored.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use smallvec::{SmallVec, smallvec};
@@ -190,6 +191,39 @@ impl Job {
         Cow::Owned(job)
     }
 
+    /// A range of the first leading axis by itself.
+    pub fn slice(&self, range: Range<usize>) -> Job {
+        let mut job = self.clone();
+        let on = |lead: &Axes<isize>| range.start as isize * lead[0];
+        job.operands.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
+        job.mask.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
+        job.rows.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
+        job.labels.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
+        job.out.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
+        job.lead[0] = range.len();
+        job
+    }
+
+    /// Rows that are added up one after the other before chunks are.
+    fn chunk(&self) -> usize {
+        parallel::chunk_rows(nanoseconds_a_row(self.classes, self.operands.len()), BATCH)
+    }
+
+    /// The total of the results of all rows, in the bits that [`score`] gives it.
+    pub fn total_of(&self, values: &[f64]) -> Total {
+        let lead = Lead { shape: &self.lead };
+        let all = self.all_count();
+        let mut sum = Total::default();
+        for (i, chunk) in values.chunks(self.chunk()).enumerate() {
+            let mut total = Total::default();
+            let first = i * self.chunk();
+            let counted = chunk.iter().enumerate().filter(|(k, _)| all || self.counts(&lead, first + k));
+            counted.for_each(|(_, v)| total.push(*v));
+            sum.merge(total);
+        }
+        sum
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.lead.iter().product()
@@ -246,7 +280,7 @@ impl Job {
     }
 
     /// Calls `see` with the rows of a range that count, up to [`BATCH`] at a time.
-    pub fn batches(&self, range: std::ops::Range<usize>, mut see: impl FnMut(&[usize])) {
+    pub fn batches(&self, range: Range<usize>, mut see: impl FnMut(&[usize])) {
         let mut which = SmallVec::<[usize; BATCH]>::new();
         if self.all_count() {
             for first in range.clone().step_by(BATCH) {
@@ -438,6 +472,17 @@ impl Invalid {
         }
     }
 
+    /// Adds those of rows of which `first` come before.
+    pub fn merge(&mut self, other: Invalid, first: usize) {
+        if let Some((row, label)) = other.label {
+            self.push_label(first + row, label);
+        }
+        if let Some((row, operand, flaw)) = other.lowest {
+            self.push(first + row, operand, flaw);
+            self.count += other.count - 1;
+        }
+    }
+
     /// The error they make.
     pub fn check(&self, job: &Job) -> Result<()> {
         if let Some((row, label)) = self.label {
@@ -454,18 +499,17 @@ impl Invalid {
     }
 }
 
-/// Evaluates a measure on the rows of a job. `outer` is the job as the caller counts rows.
+/// Evaluates a measure on the rows of a job: their total, if one is wanted, and what is wrong with them.
 pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
     job: &Job,
-    outer: &Job,
     m: M,
     map: [Map; I],
     rescue: &(dyn Fn(usize) -> f64 + Sync),
-) -> Result<Total> {
+) -> Result<(Total, Invalid)> {
     let rows = job.inputs::<E, I>(map);
     let level = level();
     let work = nanoseconds_a_row(job.classes, I);
-    let size = parallel::chunk_rows(work, BATCH);
+    let size = job.chunk();
     let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
     let invalid = Mutex::new(Invalid::default());
     if let (Some(out), false) = (&job.out, job.all_count()) {
@@ -495,8 +539,7 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
             some(range);
         });
     }
-    invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(outer)?;
-    Ok(all)
+    Ok((all, invalid.into_inner().unwrap_or_else(|e| e.into_inner())))
 }
 
 /// What a row takes on one thread, to decide about threads and chunks: the slowest kernels take about 1 ns an element.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import itertools
 import mmap
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,201 @@ def test_bits_are_those_of_the_contiguous_copy(kind: str, dtype: type) -> None:
     assert kb.nll(held, Capsules(pa.array(labels)), given="counts").tobytes() == expected.tobytes()
     both = kb.compare(held, q, pa.array(labels), given="counts")
     assert both.kl.tobytes() == kb.compare(p, q, labels, given="counts").kl.tobytes()
+
+
+def pieces(p: np.ndarray, kind: str) -> Any:
+    """Rows of which a few megabytes do not lie in one array."""
+    cuts = [0, 1, 1, 5, 3000, 3001, len(p) // 2, len(p)]
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array(p.reshape(-1)), p.shape[1])
+    parts = [fixed[a:b] for a, b in itertools.pairwise(cuts)]
+    match kind:
+        case "chunks":
+            return pa.chunked_array(parts)
+        case "list chunks":
+            return pa.chunked_array([part.cast(pa.list_(parts[0].type.value_type)) for part in parts])
+        case "polars chunks":
+            return pl.concat([pl.Series("p", p[a:b]) for a, b in itertools.pairwise(cuts)], rechunk=False)
+        case "columns":
+            return pa.table({f"c{i}": p[:, i] for i in range(p.shape[1])})
+        case "columns in chunks":
+            table = pieces(p, "columns")
+            return pa.concat_tables([table[a:b] for a, b in itertools.pairwise(cuts)])
+        case "frame of blocks":
+            return pd.concat([pd.DataFrame({f"c{i}": p[:, i]}) for i in range(p.shape[1])], axis=1)
+        case "nullable frame":
+            return pd.DataFrame(p).astype("Float32" if p.dtype == np.float32 else "Float64")
+    raise AssertionError(kind)
+
+
+PIECES = ("chunks", "list chunks", "polars chunks", "columns", "columns in chunks", "frame of blocks", "nullable frame")
+
+
+def plain(result: Any) -> np.ndarray:
+    return np.asarray(result.to_numpy() if hasattr(result, "to_numpy") else result)
+
+
+@pytest.mark.parametrize("kind", PIECES)
+@pytest.mark.parametrize(("dtype", "classes"), [(np.float32, 40), (np.float64, 300)])
+def test_pieces_give_the_bits_of_the_whole(kind: str, dtype: type, classes: int) -> None:
+    rows = 30_011 if classes == 40 else 4001
+    p, q = (matrix(rows, classes, "probs", np.float64, seed=seed).astype(dtype) for seed in (1, 2))
+    held = pieces(p, kind)
+    rng = generator(kind)
+    labels, counted = rng.integers(0, classes, rows), rng.random(rows) < 0.7
+    some = rng.random((rows, classes)) < 0.9
+    some[:, 3] = True
+    for call in (
+        lambda x: kb.entropy(x),
+        lambda x: kb.entropy(x, rows=counted, base=2),
+        lambda x: kb.entropy(x, where=some),
+        lambda x: kb.entropy(x, where=some[0]),
+        lambda x: kb.nll(x, labels),
+        lambda x: kb.nll(x, np.where(counted, labels, -1), ignore_index=-1, reduction="mean"),
+        lambda x: kb.kl_divergence(x, q),
+        lambda x: kb.kl_divergence(q, x),
+        lambda x: kb.js_distance(x, q[0]),
+        lambda x: kb.cross_entropy(x, q, rows=counted, reduction="sum"),
+        lambda x: kb.entropy(x, reduction="mean"),
+        lambda x: kb.entropy(x, given="logits", temperature=0.7, reduction="sum"),
+        lambda x: kb.entropy(x, axis=0, given="counts"),
+        lambda x: kb.entropy(x, out=np.empty(rows, dtype)),
+        lambda x: kb.kl_divergence(x, np.stack([q, p])),
+    ):
+        found, expected = plain(call(held)), np.asarray(call(p))
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        assert found.tobytes() == expected.tobytes()
+    assert plain(kb.entropy(held, keepdims=True)).tobytes() == kb.entropy(p).tobytes()
+    expected_both = kb.compare(p, q, labels, given="probs", rows=counted)
+    for base, other in ((held, q), (held, pieces(q, "chunks")), (p, pieces(q, kind))):
+        both = kb.compare(base, other, labels, given="probs", rows=counted)
+        assert all(both[name].tobytes() == expected_both[name].tobytes() for name in expected_both)
+    assert (
+        kb.compare(held, q, given="logits", num_classes=30, check=False).kl.tobytes()
+        == kb.compare(p, q, given="logits", num_classes=30, check=False).kl.tobytes()
+    )
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_pieces_are_not_copied_whole(kind: str) -> None:
+    p = matrix(40_000, 200, "probs", np.float32)  # 32 MB
+    held, other = pieces(p, kind), pieces(p, "chunks")
+    for call in (
+        lambda: kb.entropy(held),
+        lambda: kb.entropy(held, reduction="mean"),
+        lambda: kb.kl_divergence(held, p),
+        lambda: kb.compare(held, p, given="probs"),
+        lambda: kb.compare(held, p if isinstance(held, pd.DataFrame) else other, given="probs"),
+    ):
+        call()
+        tracemalloc.start()
+        try:
+            call()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        # The results, and a block of two megabytes or two.
+        assert peak < 9e6, peak
+
+
+def test_messages_about_pieces_count_all_rows() -> None:
+    p = matrix(60_000, 20, "probs", np.float64)
+    bad = [7, 31_000, 59_999]
+    p[bad, 2] = -1
+    with pytest.raises(ValueError, match="row 7 column 2 is -1") as whole:
+        kb.entropy(p)
+    for kind in PIECES:
+        with pytest.raises(ValueError, match="row 7 column 2 is -1") as error:
+            kb.entropy(pieces(p, kind))
+        assert str(error.value) == str(whole.value) and "3 rows" in str(error.value)
+        for reduction in ("none", "mean"):
+            with pytest.raises(IndexError, match="label 20 of row 50001"):
+                labels = np.zeros(60_000, int)
+                labels[50_001:] = 20
+                kb.nll(pieces(p, kind), labels, on_invalid="nan", reduction=reduction)
+        assert np.isnan(plain(kb.entropy(pieces(p, kind), on_invalid="nan"))).sum() == 3
+        with pytest.raises(ValueError, match="compare|base: row 7"):
+            kb.compare(pieces(p, kind), p, given="probs")
+
+
+def test_probabilities_in_pieces_are_not_taken_for_logits() -> None:
+    p = matrix(10_000, 30, "probs", np.float64)
+    for kind in PIECES:
+        with pytest.raises(ValueError, match="holds probabilities, not logits"):
+            kb.compare(pieces(p, kind), pieces(p, kind))
+        labels = np.full(10_000, -100)
+        labels[9_000:] = 1
+        with pytest.raises(ValueError, match="holds probabilities, not logits"):
+            kb.compare(p * 3, pieces(p, kind), labels, given="logits")
+
+
+def test_uint16_as_bfloat16() -> None:
+    p = matrix(200, 30, "probs", np.float32)
+    brain = p.astype(ml_dtypes.bfloat16)
+    bits = brain.view(np.uint16)
+    q = matrix(200, 30, "probs", np.float32, seed=2)
+    labels = generator("bf16").integers(0, 30, 200)
+    swapped = bits.astype(bits.dtype.newbyteorder())
+    chunked = pa.chunked_array(
+        [pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 30) for x in (bits[:9], bits[9:])]
+    )
+    for held in (bits, swapped, np.asfortranarray(bits), bits[:, ::-1][:, ::-1], chunked):
+        assert kb.entropy(held, dtype="bfloat16").tobytes() == kb.entropy(brain).tobytes()
+        found = kb.kl_divergence(held, q, dtype="bfloat16")
+        assert found.dtype == np.float32 and found.tobytes() == kb.kl_divergence(brain, q).tobytes()
+        assert kb.nll(held, labels, dtype="bfloat16").tobytes() == kb.nll(brain, labels).tobytes()
+        both = kb.compare(held, brain, labels, given="probs", dtype="bfloat16")
+        assert both.nll_base.tobytes() == kb.compare(brain, brain, labels, given="probs").nll_base.tobytes()
+    assert kb.entropy(brain, dtype="bfloat16").tobytes() == kb.entropy(brain).tobytes()
+    with pytest.raises(ValueError, match="holds probabilities, not logits"):
+        kb.compare(bits, bits, dtype="bfloat16")
+    with pytest.raises(TypeError, match="says what arrays of uint16 hold, and p is none"):
+        kb.entropy(p, dtype="bfloat16")
+    with pytest.raises(ValueError, match='dtype must be one of "bfloat16", got "float16"'):
+        kb.entropy(bits, dtype="float16")
+    with pytest.raises(TypeError, match="dtype must be a string"):
+        kb.entropy(bits, dtype=np.float32)
+    assert kb.entropy(bits, given="counts").dtype == np.float64  # without it, uint16 are numbers
+
+
+def test_frames_give_series() -> None:
+    p = matrix(30, 6, "probs", np.float64)
+    df = pd.DataFrame(p, columns=list("abcdef"), index=[f"r{i}" for i in range(30)])
+    result = kb.entropy(df)
+    assert isinstance(result, pd.Series) and result.name == "entropy" and result.index.equals(df.index)
+    assert kb.js_distance(df, p[0]).name == "js_distance"
+    assert kb.kl_divergence(p, df).index.equals(df.index)
+    assert kb.nll(df, np.zeros(30, int)).name == "nll"
+    assert kb.entropy(df, reduction="sum") == kb.entropy(p, reduction="sum")
+    columns = kb.entropy(df, axis=0, given="counts")
+    assert columns.index.tolist() == list("abcdef") and np.array_equal(columns, kb.entropy(p, axis=0, given="counts"))
+    kept = kb.entropy(df, keepdims=True)
+    assert kept.shape == (30, 1) and kept.index.equals(df.index) and list(kept.columns) == ["entropy"]
+    across = kb.entropy(df, axis=0, given="counts", keepdims=True)
+    assert across.shape == (1, 6) and list(across.columns) == list("abcdef")
+    out = np.empty(30)
+    assert kb.entropy(df, out=out) is out
+    assert type(kb.kl_divergence(df, np.stack([p, p]))) is np.ndarray
+    square = pd.DataFrame(p[:6], columns=list("abcdef"))
+    assert kb.entropy(square, axis=0, given="counts").index.tolist() == list("abcdef")
+    assert kb.entropy(df.iloc[:0]).index.tolist() == []
+    assert isinstance(kb.functional.softmax(df, -1), np.ndarray)
+
+
+def test_frames_are_not_lined_up_silently() -> None:
+    p = matrix(30, 6, "probs", np.float64)
+    df = pd.DataFrame(p, columns=list("abcdef"))
+    assert kb.kl_divergence(df, df.copy()).eq(0).all()
+    for call in (kb.kl_divergence, lambda a, b: kb.compare(a, b, given="probs")):
+        with pytest.raises(ValueError, match="different columns: 'a' stands where .* has 'f'"):
+            call(df, df[list("fedcba")])
+        with pytest.raises(ValueError, match="the index is not that of"):
+            call(df, df.iloc[::-1])
+    with pytest.raises(ValueError, match="number of classes must be equal"):
+        kb.kl_divergence(df, df[["a", "b"]])
+    with pytest.raises(TypeError, match="do not mix"):
+        kb.kl_divergence(df, pl.Series("p", p))
+    both = kb.compare(df.set_index(np.arange(30) + 5), p, given="probs")
+    assert both.to_frame().index.tolist() == list(range(5, 35))
 
 
 def address(obj: Any) -> int:
@@ -199,7 +396,7 @@ def test_pandas_frames_of_every_dtype_are_read() -> None:
     p = matrix(30, 6, "probs", np.float64)
     frame = pd.DataFrame(p)
     for held in (frame, frame.astype("Float64"), frame.astype("double[pyarrow]")):
-        assert kb.entropy(held).tobytes() == kb.entropy(p).tobytes()
+        assert kb.entropy(held).to_numpy().tobytes() == kb.entropy(p).tobytes()
     assert address(frame) == address(frame)
     with pytest.raises(TypeError, match="column 'x' has dtype"):
         kb.entropy(frame.assign(x="a"))

@@ -18,7 +18,7 @@ import pytest
 from arrays import generator, matrix
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kullback import _frames, _values
+from kullback import _values
 from kullback.pandas import group_value_divergence, group_value_entropy
 
 TWO = ("cross_entropy", "kl_divergence", "js_divergence", "js_distance")
@@ -58,8 +58,7 @@ def same_bits(series: pd.Series, expected: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_bits_are_those_of_the_contiguous_copy(kind: str, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_frames, "_STAGED_BYTES", 8 * 12 * 17)  # many blocks of 17 rows
+def test_bits_are_those_of_the_contiguous_copy(kind: str, dtype: type) -> None:
     p, q = (matrix(101, 12, "probs", dtype, seed=seed) for seed in (1, 2))
     df, other = frame_of(p, kind), frame_of(q, kind)
     labels = generator(kind).integers(0, 12, 101)
@@ -137,7 +136,7 @@ def test_a_frame_of_one_block_is_not_copied() -> None:
     p = matrix(20_000, 50, "probs", np.float32)
     df = pd.DataFrame(p, columns=[f"c{i}" for i in range(50)])
     staged = frame_of(p, "many blocks")
-    for frame, most in ((df, p.nbytes // 10), (df.copy(), p.nbytes // 10), (staged, 4 * _frames._STAGED_BYTES)):
+    for frame, most in ((df, p.nbytes // 10), (df.copy(), p.nbytes // 10), (staged, 8 << 20)):
         frame.kb.kl_divergence(frame)
         tracemalloc.start()
         frame.kb.kl_divergence(frame)
@@ -218,13 +217,12 @@ def test_other_kinds_of_arrays_are_refused() -> None:
     refused(TypeError, r"other is a torch.Tensor", lambda: df.kb.kl_divergence(torch.tensor([[0.5, 0.5]])))
 
 
-def test_a_staged_frame_names_the_lowest_of_all_bad_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_frames, "_STAGED_BYTES", 8 * 3 * 4)
-    p = matrix(50, 3, "probs", np.float64)
-    p[[21, 33]] *= 2
+def test_a_staged_frame_names_the_lowest_of_all_bad_rows() -> None:
+    p = matrix(100_000, 3, "probs", np.float64)
+    p[[21, 99_990]] *= 2
     df = frame_of(p, "many blocks")
     refused(ValueError, r"row 21 \(index 'r21'\) .*\(2 rows are invalid\)", lambda: df.kb.entropy())
-    assert np.flatnonzero(np.isnan(df.kb.entropy(on_invalid="nan"))).tolist() == [21, 33]
+    assert np.flatnonzero(np.isnan(df.kb.entropy(on_invalid="nan"))).tolist() == [21, 99_990]
 
 
 def test_empty_frames_give_empty_series() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from arrays import generator
 from kullback.cli import inputs
 from test_cli import COMMAND, document, refused, run
+from test_tables import llama_file, llama_pair
 
 BLOCK = 4 * 50 * 30
 """Bytes of a block of 30 rows of 50 classes."""
@@ -80,6 +82,49 @@ def test_a_run_that_stopped_goes_on(tmp_path: Path, files: list[Any], after: int
     assert contents(second) == contents(first)
 
 
+@pytest.fixture
+def llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A comparison of llama.cpp's files with everything that looks at whole rows, in blocks of 4 rows."""
+    monkeypatch.setattr(inputs, "PACKED_BYTES", 4 * 301 * 4)
+    base, other, tokens = llama_pair(9.0)
+    first = llama_file(tmp_path / "base.kld", base, tokens)
+    second = llama_file(tmp_path / "other.kld", other, tokens)
+    return ["compare", first, second, "--top-k", "1,5"]
+
+
+def pages(path: Path) -> str:
+    return re.sub('base64,[^"]*', "", path.read_text())
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 9])
+@pytest.mark.parametrize("kind", ["plain", "llama"])
+def test_all_that_looks_at_rows_goes_on(tmp_path: Path, request: pytest.FixtureRequest, kind: str, after: int) -> None:
+    command = request.getfixturevalue("files" if kind == "plain" else "llama")
+    status = 3 if kind == "plain" else 0
+    if kind == "plain":
+        command = [*command, "--top-k", "1,5"]
+    plain = document(*command, "--html", tmp_path / "plain.html", status=status)
+    assert plain["top_k"]["5"]["share"] > 0 and (kind == "plain" or plain["tail"]["mean"] > 0)
+    first, second = tmp_path / "a.npy", tmp_path / "b.npy"
+    options = ["--shard-rows", 50 if kind == "plain" else 5]
+    assert document(*command, "--out", first, *options, "--html", tmp_path / "a.html", status=status) == plain
+    run(*command, "--out", second, *options)
+    manifest = json.loads((second / "_manifest.json").read_text())
+    manifest |= {"parts": manifest["parts"][:after], "complete": False}
+    (second / "_manifest.json").write_text(json.dumps(manifest))
+    assert document(*command, "--out", second, *options, "--html", tmp_path / "b.html", status=status) == plain
+    assert contents(first) == contents(second)
+    assert pages(tmp_path / "a.html") == pages(tmp_path / "b.html") == pages(tmp_path / "plain.html")
+    if kind == "llama":
+        text = run(*command, "--format", "llama").stdout
+        out = ["--out", tmp_path / "c.npy", *options, "--format", "llama"]
+        for _ in range(2):
+            assert run(*command, *out).stdout == text
+            manifest = json.loads((tmp_path / "c.npy" / "_manifest.json").read_text())
+            manifest |= {"parts": manifest["parts"][:after], "complete": False}
+            (tmp_path / "c.npy" / "_manifest.json").write_text(json.dumps(manifest))
+
+
 def test_parts_span_arrays(tmp_path: Path, files: list[Any]) -> None:
     for name in ("base", "other"):
         rows = np.load(tmp_path / f"{name}.npy")
@@ -132,7 +177,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, files: list[Any])
 
 def test_what_parts_cannot_do_is_a_usage_error(tmp_path: Path, files: list[Any]) -> None:
     out = ["--out", tmp_path / "a.npy", "--shard-rows", 9]
-    for options in (["--shard-rows", 9], ["--out", tmp_path / "a.csv", "--shard-rows", 9], [*out, "--top-k", "1"]):
+    for options in (["--shard-rows", 9], ["--out", tmp_path / "a.csv", "--shard-rows", 9], [*out, "--top-k", "0"]):
         assert run(*files, *options).exit_code == 2
     (tmp_path / "b.npy").mkdir()
     assert run(*files, "--out", tmp_path / "b.npy").exit_code == 2

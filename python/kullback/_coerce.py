@@ -1,19 +1,69 @@
-"""The last of the ways in: objects that are neither exact ndarrays nor producers of DLPack."""
+"""The last of the ways in: objects that are neither exact ndarrays nor producers of DLPack or Arrow's capsules."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from kullback._frames import Frame
+
+__all__ = ["Blocks", "as_array", "as_rows", "frame_of"]
+
+
+class Blocks(Protocol):
+    """Rows that do not lie in one array: what the functions of `kullback._core` take and score block by block."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all rows together."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every block."""
+
+    def reach(self, start: int) -> int:
+        """Up to which row those from `start` on lie in one array; `start` if they have to be brought together."""
+
+    def block(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``."""
+
+
+def as_rows(obj: Any, name: str) -> tuple[NDArray[Any] | Blocks, Frame | None]:
+    """Turn an argument into rows, without a copy where the object shares its memory.
+
+    Parameters
+    ----------
+    obj : object
+        What `as_array` takes, a pandas data frame, or blocks.
+    name : str
+        What messages call the argument.
+
+    Returns
+    -------
+    rows : ndarray or Blocks
+        Blocks where they do not lie in one array.
+    frame : Frame or None
+        Of a data frame, what makes a series of the result.
+
+    Raises
+    ------
+    TypeError
+        If the object holds no numbers.
+    """
+    frame = frame_of(obj)
+    if frame is not None:
+        return frame.rows(), frame
+    if hasattr(obj, "reach") and hasattr(obj, "block"):
+        return obj, None
+    return as_array(obj, name), None
+
 
 def as_array(obj: Any, name: str) -> NDArray[Any]:
     """Turn an argument into an ndarray, without a copy where the object shares its memory.
-
-    A library whose results are to go out as its own objects gives, instead of an ndarray, a tuple of the ndarray, the
-    name of its kind, and what makes one of its objects of a result (an ndarray, which may have no axes).
 
     Parameters
     ----------
@@ -36,8 +86,6 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
         raise TypeError(f"{name} is a masked array: pass its data, and its mask inverted as where= or rows=")
     if isinstance(obj, np.ndarray):
         return np.asarray(obj)
-    if (frame := _pandas_frame(obj)) is not None:
-        return frame
     if isinstance(obj, (str, bytes)) or obj is None:
         raise TypeError(f"{name} must be an array of numbers, got {type(obj).__name__}")
     try:
@@ -49,11 +97,11 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _pandas_frame(obj: Any) -> NDArray[Any] | None:
-    """Give the values of a data frame, also of nullable and of Arrow's columns; None for anything else."""
+def frame_of(obj: Any) -> Frame | None:
+    """Give what is to be known of a pandas data frame; None for anything else."""
     pandas = sys.modules.get("pandas")
     if pandas is None or not isinstance(obj, pandas.DataFrame):
         return None
-    from kullback._frames import values_of
+    from kullback._frames import Frame
 
-    return values_of(obj)
+    return Frame(obj)

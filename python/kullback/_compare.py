@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kullback import _core
 from kullback._accumulate import COLUMNS, EXACT_ROWS, LABELLED, Accumulator
+from kullback._coerce import Blocks, frame_of
 from kullback._render import render_html, render_markdown, render_text
 
 if TYPE_CHECKING:
@@ -27,11 +29,12 @@ _SAMPLED_VALUES = 1 << 20
 
 
 def compare(
-    base: ArrayLike,
-    other: ArrayLike,
+    base: ArrayLike | Blocks,
+    other: ArrayLike | Blocks,
     labels: ArrayLike | None = None,
     *,
     given: _Spaces = "logits",
+    dtype: Literal["bfloat16"] | None = None,
     axis: int = -1,
     temperature: float | tuple[float, float] = 1.0,
     num_classes: int | None = None,
@@ -69,12 +72,14 @@ def compare(
     base, other : array
         Rows lie along `axis`, one distribution each; the other axes broadcast against each other. Floating-point
         (float16, bfloat16, float32, float64) or integer, in any memory layout, also memory-mapped. They are read once
-        and not copied.
+        and not copied. Data frames must have the same columns and the same index, which `Comparison.to_frame` keeps.
     labels : array of int, optional
         The class that was right, of each row: of the shape of `base` without `axis`. Nothing is shifted: in a language
         model, row i must already stand beside the token that follows.
     given : {"logits", "probs", "log_probs", "counts"} or pair of them
         What the rows hold. Unlike in the rest of the package the default is ``"logits"``.
+    dtype : {"bfloat16"}, optional
+        What arrays of uint16 hold: the bits of bfloat16. Other arrays stay what they are.
     axis : int
         The axis of the classes, the last one unless said otherwise.
     temperature : float or pair of float
@@ -131,10 +136,13 @@ def compare(
     1.8052
     """
     axis = _integer("axis", axis)
-    arrays = {"base": _array("base", base), "other": _array("other", other)}
+    arrays = {"base": _rows("base", base), "other": _rows("other", other)}
+    frames = [(name, frame) for name, x in (("base", base), ("other", other)) if (frame := frame_of(x)) is not None]
+    if len(frames) == 2:
+        frames[0][1].agree("base", frames[1][1], "other")
     shapes, classes = {}, {}
     for name, array in arrays.items():
-        if not -array.ndim <= axis < array.ndim:
+        if not -len(array.shape) <= axis < len(array.shape):
             raise ValueError(f"axis {axis} is out of range for {name} of shape {array.shape}")
         classes[name] = array.shape[axis]
         shapes[name] = _without(array.shape, axis)
@@ -153,7 +161,7 @@ def compare(
         read = _rows_read(wanted_labels, wanted_rows, ignore_index)
         for (name, array), space in zip(arrays.items(), _spaces(given), strict=True):
             if space == "logits":
-                _refuse_probabilities(name, array, axis, shape, read)
+                _refuse_probabilities(name, array, axis, shape, read, dtype)
 
     _check_classes(classes, num_classes, axis)
     classes_read = None if where is None else _core.as_ndarray(where, "where")
@@ -166,6 +174,7 @@ def compare(
         arrays["other"],
         wanted_labels,
         given=given,
+        dtype=dtype,
         axis=axis,
         temperature=temperature,
         where=classes_read,
@@ -175,7 +184,8 @@ def compare(
         on_invalid=on_invalid,
         threads=threads,
     )
-    return Comparison(values, status, wanted_groups)
+    index = frames[0][1].index if frames and status.shape == frames[0][1].index.shape else None
+    return Comparison(values, status, wanted_groups, index=index)
 
 
 class Comparison(Mapping[str, NDArray[Any]]):
@@ -379,11 +389,11 @@ def _integer(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be one integer, not {value!r}") from None
 
 
-def _array(name: str, value: ArrayLike) -> NDArray[Any]:
-    array = value if isinstance(value, np.ndarray) else _core.as_ndarray(value, name)
-    if array.ndim == 0:
-        raise ValueError(f"{name} must have at least one axis, the classes of a row; it is the number {array}")
-    return array
+def _rows(name: str, value: Any) -> NDArray[Any] | Blocks:
+    rows = value if isinstance(value, np.ndarray) else _core.as_rows(value, name)
+    if not rows.shape:
+        raise ValueError(f"{name} must have at least one axis, the classes of a row; it is the number {rows}")
+    return rows
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -453,10 +463,35 @@ def _check_classes(classes: Mapping[str, int], num_classes: int | None, axis: in
         )
 
 
-def _first_classes(array: NDArray[Any], axis: int, num_classes: int) -> NDArray[Any]:
+@overload
+def _first_classes(array: NDArray[Any], axis: int, num_classes: int) -> NDArray[Any]: ...
+@overload
+def _first_classes(array: NDArray[Any] | Blocks, axis: int, num_classes: int) -> NDArray[Any] | Blocks: ...
+def _first_classes(array: NDArray[Any] | Blocks, axis: int, num_classes: int) -> NDArray[Any] | Blocks:
+    if not isinstance(array, np.ndarray):
+        if axis in (-1, len(array.shape) - 1):
+            return _FirstClasses(array, num_classes)
+        array = _core.as_ndarray(array, "base")
     index = [slice(None)] * array.ndim
     index[axis] = slice(num_classes)
     return array[tuple(index)]
+
+
+class _FirstClasses:
+    """Blocks of rows without their last classes."""
+
+    def __init__(self, blocks: Blocks, num_classes: int) -> None:
+        self._blocks = blocks
+        self.shape = (*blocks.shape[:-1], num_classes)
+        self.dtype = blocks.dtype
+
+    def reach(self, start: int) -> int:
+        """Give the end of what lies in one array."""
+        return self._blocks.reach(start)
+
+    def block(self, start: int, stop: int) -> NDArray[Any]:
+        """Give rows ``start:stop``."""
+        return self._blocks.block(start, stop)[..., : self.shape[-1]]
 
 
 def _rows_read(labels: NDArray[Any] | None, rows: NDArray[Any] | None, ignore_index: int) -> NDArray[np.bool_] | None:
@@ -468,22 +503,39 @@ def _rows_read(labels: NDArray[Any] | None, rows: NDArray[Any] | None, ignore_in
 
 
 def _refuse_probabilities(
-    name: str, array: NDArray[Any], axis: int, shape: tuple[int, ...], read: NDArray[np.bool_] | None
+    name: str,
+    array: NDArray[Any] | Blocks,
+    axis: int,
+    shape: tuple[int, ...],
+    read: NDArray[np.bool_] | None,
+    dtype: str | None,
 ) -> None:
     """Raise if the first rows that are read all are distributions already."""
     classes = array.shape[axis]
-    if classes < 2 or array.size == 0:
+    if classes < 2 or 0 in array.shape:
         return
     many = max(1, min(_SAMPLED_ROWS, _SAMPLED_VALUES // classes))
-    places = np.arange(min(many, np.prod(shape, dtype=np.int64))) if read is None else np.flatnonzero(read)[:many]
+    places = np.arange(min(many, math.prod(shape))) if read is None else np.flatnonzero(read)[:many]
     if not places.size:
         return
-    rows = np.broadcast_to(np.moveaxis(array, axis, -1), (*shape, classes))
+    if isinstance(array, np.ndarray):
+        # A view: small copies of single rows are taken of it, where a reshaped one might read the whole file.
+        rows = np.broadcast_to(np.moveaxis(array, axis, -1), (*shape, classes))
+    elif array.shape == (*shape, classes):
+        # As many along the first axis as are looked at, from the first that is read on.
+        inner = math.prod(shape[1:])
+        first = int(places[0]) // inner
+        stop = min(first + many, shape[0])
+        rows, places = array.block(first, stop), places[places < stop * inner] - first * inner
+        shape = (stop - first, *shape[1:])
+    else:
+        return
+    is_brain = dtype == "bfloat16" and array.dtype == np.uint16
     # Logits nearly always show themselves in the first row.
     for part in (places[:1], places):
-        # Small copies of single rows; a boolean or reshaped view of all of them might read the whole file.
-        sample = rows[np.unravel_index(part, shape)].astype(np.float64) if shape else rows.astype(np.float64)[None]
-        within = max(float(np.sqrt(_epsilon(array.dtype))), 1e-3)
+        sample = rows[np.unravel_index(part, shape)] if shape else rows[None]
+        sample = _from_brain(sample) if is_brain else sample.astype(np.float64)
+        within = max(float(np.sqrt(2.0**-7 if is_brain else _epsilon(array.dtype))), 1e-3)
         if not ((sample >= 0).all() and (np.abs(sample.sum(axis=-1) - 1) <= within).all()):
             return
     count = "row is" if places.size == 1 else f"{places.size} rows are all"
@@ -491,6 +543,11 @@ def _refuse_probabilities(
         f'{name} holds probabilities, not logits: its first {count} >= 0 and sum to 1. Say given="probs" (the softmax '
         "of probabilities makes any two models look alike), or check=False if these really are logits"
     )
+
+
+def _from_brain(bits: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Widen the bits of bfloat16, which are the upper half of float32's."""
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 def _epsilon(dtype: np.dtype[Any]) -> float:

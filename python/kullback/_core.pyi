@@ -9,13 +9,16 @@ _Flags: TypeAlias = NDArray[np.bool_]
 
 __version__: str
 __all__ = [
+    "Chunks",
     "ExactSum",
     "GroupSums",
     "Measured",
     "__version__",
     "as_ndarray",
+    "as_rows",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
+    "clipped_divergence",
     "compare_columns",
     "count_values",
     "cross_entropy",
@@ -30,9 +33,11 @@ __all__ = [
     "kl_divergence",
     "logsumexp",
     "logsumexp_backward",
+    "merge_clamped",
     "nll",
     "nll_loss",
     "nll_loss_backward",
+    "number_strings",
     "set_num_threads",
     "set_simd_level",
     "simd_level",
@@ -41,11 +46,35 @@ __all__ = [
     "softmax_backward",
 ]
 
-def as_ndarray(obj: ArrayLike, name: str) -> NDArray[Any]: ...
+def as_ndarray(obj: Any, name: str) -> NDArray[Any]: ...
+def as_rows(obj: Any, name: str) -> NDArray[Any] | Chunks: ...
+
+@final
+class Chunks:
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def reach(self, /, start: int) -> int: ...
+    def block(self, /, start: int, stop: int) -> NDArray[Any]: ...
+
+def number_strings(column: Any) -> list[NDArray[np.int64]]: ...
+def merge_clamped(
+    matrices: list[tuple[NDArray[Any], str]], classes: int, threads: int | None = None
+) -> list[tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]]: ...
+def clipped_divergence(
+    base: NDArray[Any],
+    other: NDArray[Any],
+    base_shifts: NDArray[np.float64],
+    other_shifts: NDArray[np.float64],
+    classes: int,
+    threads: int | None = None,
+) -> NDArray[np.float64]: ...
 def entropy(
     p: ArrayLike,
     *,
     given: _Spaces = "probs",
+    dtype: Literal["bfloat16"] | None = None,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
     base: float | None = None,
@@ -62,6 +91,7 @@ def cross_entropy(
     q: ArrayLike,
     *,
     given: _Spaces = "probs",
+    dtype: Literal["bfloat16"] | None = None,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
     base: float | None = None,
@@ -78,6 +108,7 @@ def kl_divergence(
     q: ArrayLike,
     *,
     given: _Spaces = "probs",
+    dtype: Literal["bfloat16"] | None = None,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
     base: float | None = None,
@@ -94,6 +125,7 @@ def js_divergence(
     q: ArrayLike,
     *,
     given: _Spaces = "probs",
+    dtype: Literal["bfloat16"] | None = None,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
     base: float | None = None,
@@ -110,6 +142,7 @@ def js_distance(
     q: ArrayLike,
     *,
     given: _Spaces = "probs",
+    dtype: Literal["bfloat16"] | None = None,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
     base: float | None = None,
@@ -127,6 +160,7 @@ def nll(
     *,
     ignore_index: int | None = None,
     given: _Spaces = "probs",
+    dtype: Literal["bfloat16"] | None = None,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
     base: float | None = None,
@@ -177,11 +211,12 @@ def nll_loss_backward(
     grad: Any, input: Any, target: Any, weight: Any, ignore_index: SupportsIndex, reduction: str, saved: Any
 ) -> Any: ...
 def compare_columns(
-    base: ArrayLike,
-    other: ArrayLike,
+    base: Any,
+    other: Any,
     labels: ArrayLike | None = None,
     *,
     given: _Spaces = "logits",
+    dtype: Literal["bfloat16"] | None = None,
     axis: SupportsIndex = -1,
     temperature: float | tuple[float, float] = 1.0,
     where: _Flags | None = None,

@@ -1,4 +1,4 @@
-"""What the accessors of `kullback.pandas` stand on: frames lined up, brought together block by block, and numbered."""
+"""What pandas' frames are to the rest of the package: rows lined up, brought together block by block, and numbered."""
 
 from __future__ import annotations
 
@@ -10,44 +10,87 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from kullback._coerce import as_array
+from kullback import _core
+from kullback._coerce import Blocks, as_array
 from kullback._values import Numbers
 
 if TYPE_CHECKING:
     from kullback._compare import Comparison
 
-__all__ = ["Call", "column_of", "groups_of", "numbers_of", "values_of"]
+__all__ = ["Call", "Frame", "column_of", "groups_of", "numbers_of"]
 
 _SHOWN = 5
 """Labels that a message spells out."""
 
-_STAGED_BYTES = 2 << 20
-"""Bytes of a frame's rows that are brought together at once where they do not lie side by side in memory."""
-
 _Kernel = Callable[..., Any]
 
 
-def values_of(frame: pd.DataFrame) -> NDArray[Any]:
-    """Give all values of a frame of numbers, as they lie in memory where they are one block.
+class Frame:
+    """A data frame as an argument of the functions that take arrays: rows by position, and a series as the result.
 
     Parameters
     ----------
     frame : DataFrame
         Of any number of columns, also nullable or Arrow's; missing values are NaN.
-
-    Returns
-    -------
-    ndarray
-        Of shape (rows, columns).
-
-    Raises
-    ------
-    TypeError
-        If a column does not hold numbers.
     """
-    operand = _Operand(frame, np.arange(frame.shape[1]), "column")
-    whole = operand.whole()
-    return operand.block(0, len(frame)) if whole is None else whole
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+
+    @property
+    def index(self) -> pd.Index:
+        """The labels of the rows."""
+        return self._frame.index
+
+    def rows(self) -> NDArray[Any] | Blocks:
+        """Give all values as they lie in memory where they are one block; TypeError if a column holds no numbers."""
+        return _Operand(self._frame, np.arange(self._frame.shape[1]), "column").rows()
+
+    def agree(self, ours: str, other: Frame, theirs: str) -> None:
+        """Refuse a frame of other columns or another index: nothing is lined up here.
+
+        Parameters
+        ----------
+        ours, theirs : str
+            What messages call the two.
+        other : Frame
+            The other one.
+        """
+        remedy = "df.kb matches columns by label and can join rows; pass other.to_numpy() to go by position"
+        columns = self._frame.columns, other._frame.columns
+        if len(columns[0]) == len(columns[1]) and not columns[0].equals(columns[1]):
+            differ = [(a, b) for a, b in zip(*columns, strict=True) if a != b]
+            shown = f": {differ[0][0]!r} stands where {theirs} has {differ[0][1]!r}" if differ else ""
+            raise ValueError(f"{ours} and {theirs} have different columns{shown}; {remedy}")
+        if not self.index.equals(other.index):
+            raise ValueError(f"{theirs}: {_differing(self.index, other.index, f'that of {ours}', remedy)}")
+
+    def result(self, values: NDArray[Any], name: str, place: int, keepdims: bool) -> Any:
+        """Make a series of a result, or with the axis of the classes a frame.
+
+        Parameters
+        ----------
+        values : ndarray
+            One number a row.
+        name : str
+            What the series is called.
+        place : int
+            Which axis the classes were: 1 where rows are the frame's rows, 0 where they are its columns.
+        keepdims : bool
+            Whether `values` has that axis still.
+
+        Returns
+        -------
+        Series, DataFrame or ndarray
+            The last one where there are other rows than the frame's: it was broadcast.
+        """
+        labels = self._frame.columns if place == 0 else self.index
+        if values.ndim - keepdims != 1 or values.size != len(labels):
+            return values
+        if not keepdims:
+            return pd.Series(values, index=labels, name=name, copy=False)
+        both = {"index": [name], "columns": labels} if place == 0 else {"index": labels, "columns": [name]}
+        return pd.DataFrame(values, **both)
 
 
 class _Operand:
@@ -78,17 +121,33 @@ class _Operand:
         self._extension = any(not isinstance(dtype, np.dtype) for dtype in found)
         self._one = len(found) <= 1 and not self._extension
 
-    def whole(self) -> NDArray[Any] | None:
-        """All rows as they lie in memory; None where they do not lie side by side."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows = len(self._frame) if self.take is None else len(self.take)
+        places = self._places
+        return rows, len(places) if not isinstance(places, slice) else places.stop - places.start
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the columns promote to."""
+        return self._dtype
+
+    def rows(self) -> NDArray[Any] | Blocks:
+        """All rows as they lie in memory; themselves, block by block, where they do not lie side by side."""
         if not self._one or not isinstance(self._places, slice) or self.take is not None:
-            return None
+            return self
         chosen = self._frame.iloc[:, self._places]
         # Two looks at a row share memory where the frame is one block; otherwise each would be a copy of its own.
         first = chosen.iloc[:1]
         if chosen.shape[0] and not np.shares_memory(first.to_numpy(), first.to_numpy()):
-            return None
+            return self
         array: NDArray[Any] = chosen.to_numpy()
         return array
+
+    def reach(self, start: int) -> int:
+        """Say that rows have to be brought together."""
+        return start
 
     def block(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start:stop``, brought together."""
@@ -250,70 +309,20 @@ class Call:
     ) -> pd.Series:
         """Evaluate a measure into a series."""
         masks = self._masks(where, rows)
+        extra = [] if labels is None else [labels]
         with _NamingRows(self._index):
-            values = self._evaluate(kernel, labels, masks, options)
+            values = kernel(*self._rows(), *extra, **masks, **options)
         return pd.Series(values, index=self._index, name=name, copy=False)
 
-    def _evaluate(
-        self,
-        kernel: _Kernel,
-        labels: NDArray[Any] | None,
-        masks: dict[str, NDArray[Any] | None],
-        options: dict[str, Any],
-    ) -> NDArray[Any]:
-        wholes = [x.whole() if isinstance(x, _Operand) else x for x in self._operands]
-        arrays = [x for x in wholes if x is not None]
-        options = {**options, "where": masks["where"]}
-        if len(arrays) == len(wholes):
-            extra = [] if labels is None else [labels]
-            result: NDArray[Any] = kernel(*self._checked(arrays), *extra, rows=masks["rows"], **options)
-            return result
-        self._checked([x for x in wholes if x is not None])
-        step = max(1, _STAGED_BYTES // (8 * len(self._classes)))
-        out: NDArray[Any] | None = None
-        try:
-            for start in range(0, max(self._length, 1), step):
-                stop = min(start + step, self._length)
+    def _rows(self) -> list[NDArray[Any] | Blocks]:
+        return [self._checked(x.rows() if isinstance(x, _Operand) else x) for x in self._operands]
 
-                def cut(x: NDArray[Any] | None, span: slice = slice(start, stop)) -> NDArray[Any] | None:
-                    return None if x is None else x[span]
-
-                blocks = [self._block(x, whole, start, stop) for x, whole in zip(self._operands, wholes, strict=True)]
-                if labels is not None:
-                    blocks.append(labels[start:stop])
-                values = kernel(*blocks, rows=cut(masks["rows"]), **{**options, "where": self._where(masks, cut)})
-                if out is None:
-                    out = np.empty(self._length, values.dtype)
-                out[start:stop] = values
-        except (ValueError, IndexError):
-            # Say what the whole would have said: the lowest bad row, and how many there are.
-            all_rows = [self._block(x, whole, 0, self._length) for x, whole in zip(self._operands, wholes, strict=True)]
-            kernel(*all_rows, *([] if labels is None else [labels]), rows=masks["rows"], **options)
-            raise
-        assert out is not None
-        return out
-
-    def _where(
-        self, masks: dict[str, NDArray[Any] | None], cut: Callable[[NDArray[Any] | None], NDArray[Any] | None]
-    ) -> NDArray[Any] | None:
-        where = masks["where"]
-        return where if where is None or where.ndim < 2 or len(where) == 1 else cut(where)
-
-    @staticmethod
-    def _block(operand: _Operand | NDArray[Any], whole: NDArray[Any] | None, start: int, stop: int) -> NDArray[Any]:
-        if whole is None:
-            assert isinstance(operand, _Operand)
-            return operand.block(start, stop)
-        return whole if whole.ndim == 1 or len(whole) == 1 else whole[start:stop]
-
-    def _checked(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    def _checked(self, rows: NDArray[Any] | Blocks) -> NDArray[Any] | Blocks:
         """Refuse an array whose rows are not the frame's, which broadcasting might accept."""
-        for array in arrays:
-            if array.ndim > 2 or (array.ndim == 2 and len(array) not in (1, self._length)):
-                raise ValueError(
-                    f"other has shape {array.shape}: pass one row, or {self._length} rows as the frame has"
-                )
-        return arrays
+        shape = rows.shape
+        if len(shape) > 2 or (len(shape) == 2 and shape[0] not in (1, self._length)):
+            raise ValueError(f"other has shape {shape}: pass one row, or {self._length} rows as the frame has")
+        return rows
 
     def comparison(
         self,
@@ -330,13 +339,9 @@ class Call:
         along = None if groups is None else self._along_rows(groups, "groups").to_numpy()
         if along is not None and along.dtype == object:
             along = along.astype(str)
-        arrays = []
-        for operand in self._operands:
-            whole = operand.whole() if isinstance(operand, _Operand) else operand
-            arrays.append(self._block(operand, whole, 0, self._length))
         with _NamingRows(self._index):
-            base, other = self._checked(arrays)
-            both = compare(base, other, labels, groups=along, where=masks["where"], rows=masks["rows"], **options)
+            base, other = self._rows()
+            both = compare(base, other, labels, groups=along, **{**masks, **options})
         return Comparison(dict(both), both.status, both.groups, index=self._index)
 
 
@@ -386,16 +391,18 @@ def _some(labels: pd.Index) -> str:
     return f"{shown} and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else shown
 
 
-def _differing(ours: pd.Index, theirs: pd.Index) -> str:
+_REMEDY = 'align them, or keep the rows in both with join="inner"'
+
+
+def _differing(ours: pd.Index, theirs: pd.Index, whose: str = "the frame's", remedy: str = _REMEDY) -> str:
     """Show where two indexes part."""
-    remedy = 'align them, or keep the rows in both with join="inner"'
     if len(ours) != len(theirs):
-        return f"the index is not the frame's: {len(theirs)} rows against {len(ours)}; {remedy}"
+        return f"the index is not {whose}: {len(theirs)} rows against {len(ours)}; {remedy}"
     differ = np.flatnonzero([a != b and not (pd.isna(a) and pd.isna(b)) for a, b in zip(ours, theirs, strict=True)])
     if not differ.size:
-        return f"the index is not the frame's: {theirs.dtype} against {ours.dtype}; {remedy}"
+        return f"the index is not {whose}: {theirs.dtype} against {ours.dtype}; {remedy}"
     at = int(differ[0])
-    return f"the index is not the frame's: row {at} is {theirs[at]!r} against {ours[at]!r}; {remedy}"
+    return f"the index is not {whose}: row {at} is {theirs[at]!r} against {ours[at]!r}; {remedy}"
 
 
 def _numeric(dtype: Any) -> np.dtype[Any] | None:
@@ -450,6 +457,11 @@ def numbers_of(series: pd.Series, *, dropna: bool) -> tuple[Numbers, pd.Index | 
     span = _span(series)
     if span is not None:
         return Numbers(series.to_numpy(), span.start, len(span)), span
+    if isinstance(series.dtype, pd.StringDtype) and hasattr(series.array, "__arrow_array__"):
+        codes, firsts = _core.number_strings(series.array.__arrow_array__())
+        values = pd.Index(series.take(firsts), name=None)
+        missing = not dropna and bool((codes < 0).any())
+        return Numbers(codes, -missing, len(values) + missing), values
     codes, values = pd.factorize(series, use_na_sentinel=dropna)
     return Numbers(codes, 0, len(values)), pd.Index(values)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -34,6 +34,7 @@ def scan(
     file: str | os.PathLike[str],
     *,
     columns: Sequence[str] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
     axis: int = -1,
     num_classes: int | None = None,
 ) -> Iterator[Chunk]:
@@ -46,6 +47,8 @@ def scan(
         .safetensors, .parquet, .arrow, .feather or .csv files, or of llama.cpp's KL base files.
     columns : sequence of str, optional
         Columns of a table, or patterns such as ``"p_*"``, that are the classes of a row.
+    dtype : {"bfloat16"}, optional
+        What arrays of uint16 hold.
     axis : int
         The axis of the classes; the others are flattened in C order.
     num_classes : int, optional
@@ -72,7 +75,7 @@ def scan(
     >>> round(rows.summary()["entropy_base"]["mean"], 3)
     0.136
     """
-    every = parts([(tensor,) for tensor in select_matrices(os.fspath(file), columns)], axis)
+    every = parts([(tensor,) for tensor in select_matrices(os.fspath(file), columns, dtype)], axis)
     with closing(blocks(every, num_classes, [])) as walk:
         for block in walk:
             yield Chunk(block.part.first + block.start, block.matrices[0])

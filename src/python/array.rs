@@ -2,6 +2,8 @@
 //! strides; every element that the kernels read or write is one that the array's library says is there.
 //!
 //! An argument comes in by the first door of [`DOORS`] that knows it, and its [`Kind`] is what the result goes out as.
+//! Rows that do not lie in one array are [`Pieces`], which `pieces` walks; whoever needs an [`Array`] gets them brought
+//! together.
 
 use std::cell::UnsafeCell;
 use std::rc::Rc;
@@ -9,24 +11,28 @@ use std::rc::Rc;
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, PyArrayObject, npy_intp};
 use numpy::prelude::*;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray};
-use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyTuple;
 use smallvec::{SmallVec, smallvec};
 
-use super::arrow::arrow;
-use super::exchange::{Fresh, Table, dlpack, exchanged};
+use super::arrow::{Chunks, arrow};
+use super::exchange::{Fresh, Table, c_order, dlpack, exchanged};
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
 use crate::score::Axes;
 
-/// A way in: the argument as an array, if it is of the kind that comes in here.
-type Door = for<'py> fn(&str, &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>>;
+/// A way in: the argument as a source, if it is of the kind that comes in here.
+type Door = for<'py> fn(&str, &Bound<'py, PyAny>) -> PyResult<Option<Source<'py>>>;
 
 /// The ways in for what is not exactly an ndarray, in the order in which they are tried.
-const DOORS: [Door; 4] = [exchanged, arrow, dlpack, coerced];
+const DOORS: [Door; 4] = [
+    |name, obj| Ok(exchanged(name, obj)?.map(Source::from)),
+    arrow,
+    |name, obj| Ok(dlpack(name, obj)?.map(Source::from)),
+    coerced,
+];
 
 /// What an argument is, and so what its caller gets back.
 #[derive(Clone)]
@@ -84,6 +90,114 @@ enum Memory<'py> {
     Foreign { keep: Bound<'py, PyAny>, shape: Vec<usize>, strides: Vec<isize> },
 }
 
+/// An argument: its rows, and the frame that they were.
+pub struct Source<'py> {
+    /// The rows.
+    pub rows: Rows<'py>,
+    /// What lines it up with other frames and makes a series of the result.
+    pub frame: Option<Bound<'py, PyAny>>,
+}
+
+/// Rows in one array or in several pieces.
+pub enum Rows<'py> {
+    Whole(Array<'py>),
+    Pieces(Pieces<'py>),
+}
+
+/// Rows that do not lie in one array: several chunks, a column a class, the blocks of a frame. `blocks` has the methods
+/// `reach(start)`, the row up to which row `start` and those after it lie in one array (`start` if they have to be
+/// brought together), and `block(start, stop)`, an array of these rows.
+pub struct Pieces<'py> {
+    blocks: Bound<'py, PyAny>,
+    /// Lengths of the axes.
+    pub shape: Vec<usize>,
+    dtype: Dtype,
+    kind: Kind<'py>,
+}
+
+impl<'py> From<Array<'py>> for Source<'py> {
+    fn from(array: Array<'py>) -> Self {
+        Source { rows: Rows::Whole(array), frame: None }
+    }
+}
+
+impl<'py> Source<'py> {
+    /// An argument: an exact ndarray as it is, anything else by the first door that knows it.
+    pub fn new(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Some(array) = Array::exact(name, obj)? {
+            return Ok(array.into());
+        }
+        for door in DOORS {
+            if let Some(source) = door(name, obj)? {
+                return Ok(source);
+            }
+        }
+        Err(PyTypeError::new_err(format!("{name} must be an array of numbers, got {}", obj.get_type())))
+    }
+
+    /// Lengths of the axes.
+    pub fn shape(&self) -> &[usize] {
+        match &self.rows {
+            Rows::Whole(array) => array.shape(),
+            Rows::Pieces(pieces) => &pieces.shape,
+        }
+    }
+
+    /// The rows in one array.
+    pub fn whole(self) -> PyResult<Array<'py>> {
+        match self.rows {
+            Rows::Whole(array) => Ok(array),
+            Rows::Pieces(pieces) => {
+                let mut array = pieces.block(0, pieces.shape[0])?;
+                array.kind = pieces.kind;
+                Ok(array)
+            }
+        }
+    }
+}
+
+impl<'py> Pieces<'py> {
+    /// What `blocks` says of itself.
+    pub fn new(name: &str, blocks: Bound<'py, PyAny>, kind: Kind<'py>) -> PyResult<Self> {
+        let py = blocks.py();
+        let shape = blocks.getattr(intern!(py, "shape"))?.extract()?;
+        let descr = blocks.getattr(intern!(py, "dtype"))?.cast_into::<PyArrayDescr>()?;
+        let (dtype, _) = stored(name, &descr)?;
+        Ok(Pieces { blocks, shape, dtype, kind })
+    }
+
+    /// Bytes of one index of the first axis.
+    pub fn row_bytes(&self) -> usize {
+        self.shape[1..].iter().product::<usize>() * self.dtype.size()
+    }
+
+    /// Up to which row those from `start` on lie in one array.
+    pub fn reach(&self, start: usize) -> PyResult<usize> {
+        self.blocks.call_method1(intern!(self.blocks.py(), "reach"), (start,))?.extract()
+    }
+
+    /// Some rows in one array.
+    pub fn block(&self, start: usize, stop: usize) -> PyResult<Array<'py>> {
+        let block = self.blocks.call_method1(intern!(self.blocks.py(), "block"), (start, stop))?;
+        let array = Array::numpy("a block", block.cast_into::<PyUntypedArray>()?)?;
+        if array.shape()[0] != stop - start || array.shape()[1..] != self.shape[1..] || array.dtype != self.dtype {
+            return Err(PyRuntimeError::new_err(format!(
+                "rows {start} to {stop} of shape {} came as {}",
+                tuple(&self.shape),
+                tuple(array.shape())
+            )));
+        }
+        Ok(array)
+    }
+
+    /// An array of this shape that stands for the rows: its elements are nowhere.
+    pub fn outline(&self) -> Array<'py> {
+        let strides = c_order(&self.shape, self.dtype.size() as isize);
+        let (keep, shape) = (self.blocks.clone(), self.shape.clone());
+        Array::foreign(keep, std::ptr::null(), self.dtype, shape, strides, self.kind.clone())
+    }
+}
+
 /// The message for a dtype that is none of ours.
 pub fn wrong_dtype(name: &str, dtype: &Bound<'_, PyAny>) -> PyErr {
     let shown = dtype.str().map_or_else(|_| String::new(), |s| s.to_string());
@@ -92,35 +206,51 @@ pub fn wrong_dtype(name: &str, dtype: &Bound<'_, PyAny>) -> PyErr {
     ))
 }
 
-/// Everything else, through `kullback._coerce`: an ndarray, or one with the name of its kind and what makes one of it.
-fn coerced<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
+/// Everything else, through `kullback._coerce`: an ndarray, blocks of rows, or one of them and the frame that it was.
+fn coerced<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Source<'py>>> {
     static COERCE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = obj.py();
-    let coerce = COERCE
-        .get_or_try_init(py, || PyResult::Ok(py.import("kullback._coerce")?.getattr("as_array")?.unbind()))?
-        .bind(py);
-    let found = coerce.call1((obj, name))?;
-    if let Ok(found) = found.cast::<PyTuple>() {
-        let (array, kind, wrap): (Bound<'py, PyAny>, String, Bound<'py, PyAny>) = found.extract()?;
-        let mut array = Array::numpy(name, array.cast_into::<PyUntypedArray>()?)?;
-        array.kind = Kind::Other(kind, wrap);
-        return Ok(Some(array));
+    if obj.cast::<Chunks>().is_ok() {
+        let rows = Rows::Pieces(Pieces::new(name, obj.clone(), Kind::Numpy)?);
+        return Ok(Some(Source { rows, frame: None }));
     }
-    Array::numpy(name, found.cast_into::<PyUntypedArray>()?).map(Some)
+    let coerce = COERCE
+        .get_or_try_init(py, || PyResult::Ok(py.import("kullback._coerce")?.getattr("as_rows")?.unbind()))?
+        .bind(py);
+    let (rows, frame): (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>) = coerce.call1((obj, name))?.extract()?;
+    let rows = match rows.cast::<PyUntypedArray>() {
+        Ok(array) => Rows::Whole(Array::numpy(name, array.clone())?),
+        Err(_) => Rows::Pieces(Pieces::new(name, rows, Kind::Numpy)?),
+    };
+    Ok(Some(Source { rows, frame }))
+}
+
+/// How elements of NumPy's dtype are stored, and whether in the other byte order.
+fn stored(name: &str, descr: &Bound<'_, PyArrayDescr>) -> PyResult<(Dtype, bool)> {
+    let dtype = match (descr.kind(), descr.itemsize()) {
+        (b'f', 8) => Dtype::F64,
+        (b'f', 4) => Dtype::F32,
+        (b'f', 2) => Dtype::F16,
+        (b'i', 1) => Dtype::I8,
+        (b'i', 2) => Dtype::I16,
+        (b'i', 4) => Dtype::I32,
+        (b'i', 8) => Dtype::I64,
+        (b'u', 1) => Dtype::U8,
+        (b'u', 2) => Dtype::U16,
+        (b'u', 4) => Dtype::U32,
+        (b'u', 8) => Dtype::U64,
+        (b'b', 1) => Dtype::Bool,
+        // ml_dtypes registers bfloat16 with numpy under this name.
+        (_, 2) if descr.num() >= 256 && descr.getattr("name")?.extract::<String>()? == "bfloat16" => Dtype::Bf16,
+        _ => return Err(wrong_dtype(name, descr.as_any())),
+    };
+    Ok((dtype, matches!((descr.byteorder(), cfg!(target_endian = "little")), (b'>', true) | (b'<', false))))
 }
 
 impl<'py> Array<'py> {
-    /// An argument as an array: an exact ndarray as it is, anything else by the first door that knows it.
+    /// An argument in one array.
     pub fn new(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Self> {
-        if let Ok(array) = obj.cast_exact::<PyUntypedArray>() {
-            return Self::numpy(name, array.clone());
-        }
-        for door in DOORS {
-            if let Some(array) = door(name, obj)? {
-                return Ok(array);
-            }
-        }
-        Err(PyTypeError::new_err(format!("{name} must be an array of numbers, got {}", obj.get_type())))
+        Source::new(name, obj)?.whole()
     }
 
     /// The memory as an ndarray, which may not be written to unless it came as one.
@@ -152,26 +282,13 @@ impl<'py> Array<'py> {
         }
     }
 
+    /// An argument that is exactly an ndarray, as it is.
+    pub fn exact(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+        obj.cast_exact::<PyUntypedArray>().ok().map(|array| Self::numpy(name, array.clone())).transpose()
+    }
+
     fn numpy(name: &str, array: Bound<'py, PyUntypedArray>) -> PyResult<Self> {
-        let descr = array.dtype();
-        let dtype = match (descr.kind(), descr.itemsize()) {
-            (b'f', 8) => Dtype::F64,
-            (b'f', 4) => Dtype::F32,
-            (b'f', 2) => Dtype::F16,
-            (b'i', 1) => Dtype::I8,
-            (b'i', 2) => Dtype::I16,
-            (b'i', 4) => Dtype::I32,
-            (b'i', 8) => Dtype::I64,
-            (b'u', 1) => Dtype::U8,
-            (b'u', 2) => Dtype::U16,
-            (b'u', 4) => Dtype::U32,
-            (b'u', 8) => Dtype::U64,
-            (b'b', 1) => Dtype::Bool,
-            // ml_dtypes registers bfloat16 with numpy under this name.
-            (_, 2) if descr.num() >= 256 && descr.getattr("name")?.extract::<String>()? == "bfloat16" => Dtype::Bf16,
-            _ => return Err(wrong_dtype(name, descr.as_any())),
-        };
-        let swapped = matches!((descr.byteorder(), cfg!(target_endian = "little")), (b'>', true) | (b'<', false));
+        let (dtype, swapped) = stored(name, &array.dtype())?;
         // SAFETY: `array` is an ndarray, whose object starts with a `PyArrayObject`.
         let data = unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.data }.cast_const().cast();
         Ok(Array { memory: Memory::Numpy(array), data, dtype, swapped, kind: Kind::Numpy })
@@ -365,7 +482,7 @@ enum Place<'py> {
 }
 
 /// NumPy's dtype.
-fn descr(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyArrayDescr>> {
+pub fn descr(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyArrayDescr>> {
     let name = match dtype {
         Dtype::F64 => return Ok(numpy::dtype::<f64>(py)),
         Dtype::F32 => return Ok(numpy::dtype::<f32>(py)),
@@ -413,6 +530,33 @@ pub fn as_ndarray<'py>(obj: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'p
     Array::new(name, obj)?.into_ndarray(obj.py())
 }
 
+/// An argument as an ndarray, or where its rows do not lie in one as an object with its `shape` and `dtype` and the
+/// methods `reach(start)` and `block(start, stop)`, which the functions of this module take too.
+///
+/// Parameters
+/// ----------
+/// obj : object
+///     What `as_ndarray` takes.
+/// name : str
+///     What messages call it.
+///
+/// Returns
+/// -------
+/// ndarray or object
+///
+/// Raises
+/// ------
+/// TypeError
+///     As for `as_ndarray`.
+#[pyfunction]
+#[pyo3(signature = (obj, name), text_signature = "(obj, name)")]
+pub fn as_rows<'py>(obj: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    match Source::new(name, obj)?.rows {
+        Rows::Whole(array) => array.into_ndarray(obj.py()),
+        Rows::Pieces(pieces) => Ok(pieces.blocks),
+    }
+}
+
 impl<'py> Target<'py> {
     /// Uninitialised, in C order, of the caller's kind.
     pub fn new(py: Python<'py>, kind: &Kind<'py>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
@@ -426,6 +570,8 @@ impl<'py> Target<'py> {
                 let (fresh, data, strides) = Fresh::torch(torch, shape, dtype)?;
                 return Ok(Target { place: Place::Tensor(fresh), data, strides: strides.into() });
             }
+            // polars has nothing for a single number.
+            Kind::Other(name, _) if shape.is_empty() && name == "polars" => None,
             Kind::Other(_, wrap) => Some(wrap.clone()),
             Kind::Numpy if shape.is_empty() => {
                 let number = Rc::new(UnsafeCell::new(0.0));

@@ -3,20 +3,23 @@
 //!
 //! A column of numbers is an array of one axis. Lists of one length are rows, whether their type says so or only their
 //! offsets. Several columns are one class each. A null number is a NaN, and a null list is a row of NaN, so that its
-//! result is NaN. What does not lie in one piece (several chunks, several columns, nulls, booleans, which Arrow stores
-//! as bits) is brought together in a new array.
+//! result is NaN. What does not lie in one piece is handed out as [`Chunks`]: chunks as they lie, and what has to be
+//! brought together (several columns, nulls, mixed dtypes, booleans, which Arrow stores as bits) a few rows at a time.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use numpy::{PyArray1, PyArrayDescr};
+use pyo3::exceptions::{PyIndexError, PyOSError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyList, PyTuple};
 
-use super::array::{Array, Kind, Target};
+use super::array::{self, Array, Kind, Pieces, Source, Target, descr};
+use super::detached;
 use super::exchange::c_order;
+use crate::group::Numbering;
 use crate::rows::Dtype;
 
 /// `ArrowSchema` of the C data interface.
@@ -116,8 +119,17 @@ impl Bits {
     /// # Safety
     /// There must be such elements.
     unsafe fn all(self, first: usize, length: usize) -> bool {
-        // SAFETY: as the caller vouches.
-        self.0.is_null() || (first..first + length).all(|i| unsafe { self.get(i) })
+        let (stop, from, to) = (first + length, first.div_ceil(8), (first + length) / 8);
+        if self.0.is_null() || from >= to {
+            // SAFETY: as the caller vouches.
+            return self.0.is_null() || (first..stop).all(|i| unsafe { self.get(i) });
+        }
+        // SAFETY: as the caller vouches; whole bytes between the odd bits at either end.
+        unsafe {
+            (first..8 * from).all(|i| self.get(i))
+                && (from..to).all(|i| *self.0.add(i) == u8::MAX)
+                && (8 * to..stop).all(|i| self.get(i))
+        }
     }
 }
 
@@ -138,6 +150,32 @@ impl Numbers {
         }
     }
 
+    /// Writes `count` numbers from the `start`th on as numbers of a dtype: their own, unless one of them is null, or a
+    /// floating one.
+    ///
+    /// # Safety
+    /// There must be such elements, and room for them at `to`.
+    unsafe fn put(&self, start: usize, count: usize, dtype: Dtype, to: *mut u8) {
+        let (first, size) = (self.first + start, dtype.size());
+        // SAFETY: as the caller vouches.
+        unsafe {
+            if self.dtype == dtype && dtype != Dtype::Bool {
+                to.copy_from_nonoverlapping(self.data.add(first * size), count * size);
+                if !self.valid.all(first, count) {
+                    let absent = (0..count).filter(|i| !self.valid.get(first + i));
+                    absent.for_each(|i| dtype.store(f64::NAN, to.add(i * size)));
+                }
+                return;
+            }
+            for i in 0..count {
+                match dtype {
+                    Dtype::Bool => *to.add(i) = u8::from(Bits(self.data).get(first + i)),
+                    _ => dtype.store(self.number(start + i), to.add(i * size)),
+                }
+            }
+        }
+    }
+
     /// The first element as it lies in memory; none for booleans, which are bits.
     fn address(&self) -> Option<*const u8> {
         (self.dtype != Dtype::Bool).then(|| self.data.wrapping_add(self.first * self.dtype.size()))
@@ -154,6 +192,22 @@ struct Rows {
 }
 
 impl Rows {
+    /// Whether neither a row nor a number is null.
+    fn is_whole(&self) -> bool {
+        match &self.cells {
+            // SAFETY: these are the chunk's elements.
+            Cells::Across(columns) => columns.iter().all(|c| unsafe { c.valid.all(c.first, self.rows) }),
+            Cells::Along { numbers, present, starts } => {
+                let total = match starts {
+                    Starts::Every(width) => self.rows * width,
+                    Starts::At(_) => 0,
+                };
+                // SAFETY: as above.
+                present.iter().all(|p| *p) && unsafe { numbers.valid.all(numbers.first, total) }
+            }
+        }
+    }
+
     /// Whether there is a row, so that the lengths of the inner axes are known.
     fn tells(&self) -> bool {
         match &self.cells {
@@ -339,112 +393,182 @@ unsafe fn rows(name: &str, schema: &Schema, chunk: &Chunk) -> PyResult<Rows> {
     }
 }
 
-/// An array of the rows of all chunks, which `keep` keeps alive.
-fn joined<'py>(
-    name: &str,
-    py: Python<'py>,
-    chunks: &[Rows],
-    keep: Bound<'py, PyAny>,
-    kind: Kind<'py>,
-) -> PyResult<Array<'py>> {
-    // Lists that are all null say nothing of their length.
-    let telling = || chunks.iter().filter(|c| c.tells());
-    let known = telling().next().or_else(|| chunks.iter().find(|c| c.rows > 0)).or(chunks.first());
-    let inner = known.map_or(vec![], |c| c.inner.clone());
-    if let Some(chunk) = telling().find(|c| c.inner != inner) {
-        return Err(PyValueError::new_err(format!(
-            "{name} has rows of different lengths: the first has {inner:?} classes and a later chunk's {:?}",
-            chunk.inner
-        )));
-    }
-    let filled: Vec<&Rows> = chunks.iter().filter(|c| c.rows > 0).collect();
-    let width = inner.iter().product::<usize>();
-    let rows = filled.iter().map(|c| c.rows).sum();
-    let shape: Vec<usize> = std::iter::once(rows).chain(inner).collect();
-    if let [chunk] = filled[..]
-        && let Cells::Along { numbers, starts: Starts::Every(_), present } = &chunk.cells
-        && present.iter().all(|p| *p)
-        && let Some(data) = numbers.address()
-        // SAFETY: these are the chunk's elements.
-        && unsafe { numbers.valid.all(numbers.first, rows * width) }
-    {
-        let strides = c_order(&shape, numbers.dtype.size() as isize);
-        return Ok(Array::foreign(keep, data, numbers.dtype, shape, strides, kind));
+/// Rows that do not lie in one array. Blocks of them come where they are as far as a chunk goes that holds nothing but
+/// numbers of the dtype of all, and are brought together where they do not.
+#[pyclass(module = "kullback._core", frozen)]
+pub struct Chunks {
+    chunks: Vec<Rows>,
+    /// The first row of each chunk, and the end.
+    firsts: Vec<usize>,
+    /// Which chunks are arrays as they lie.
+    plain: Vec<bool>,
+    lengths: Vec<usize>,
+    stored: Dtype,
+    keep: Py<PyAny>,
+}
+
+// SAFETY: the memory behind the pointers is Arrow's, which nobody writes to, and `keep` keeps it alive.
+unsafe impl Send for Chunks {}
+// SAFETY: as above.
+unsafe impl Sync for Chunks {}
+
+#[pymethods]
+impl Chunks {
+    /// Lengths of the axes.
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.lengths)
     }
 
-    let source = if filled.is_empty() { chunks.iter().collect() } else { filled };
-    let columns = || source.iter().flat_map(|c| c.cells.numbers());
-    let first = columns().next().map_or(Dtype::F64, |c| c.dtype);
-    let nulls = source.iter().any(|chunk| match &chunk.cells {
-        // SAFETY: these are the chunk's elements.
-        Cells::Across(columns) => columns.iter().any(|c| unsafe { !c.valid.all(c.first, chunk.rows) }),
-        Cells::Along { numbers, present, starts } => {
-            let total = match starts {
-                Starts::Every(width) => chunk.rows * width,
-                Starts::At(_) => 0,
-            };
-            // SAFETY: as above.
-            present.iter().any(|p| !p) || unsafe { !numbers.valid.all(numbers.first, total) }
+    /// NumPy's dtype of every block.
+    #[getter]
+    fn dtype<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDescr>> {
+        descr(py, self.stored)
+    }
+
+    /// Up to which row those from `start` on lie in one array; `start` itself if they have to be brought together.
+    fn reach(&self, start: usize) -> usize {
+        match self.chunk_of(start) {
+            Some(i) if self.plain[i] => self.firsts[i + 1],
+            _ => start,
         }
-    });
-    let floating = matches!(first, Dtype::F64 | Dtype::F32 | Dtype::F16);
-    let dtype = match columns().all(|c| c.dtype == first) && (floating || !nulls) {
-        true => first,
-        false if Dtype::single(columns().map(|c| c.dtype)) => Dtype::F32,
-        false => Dtype::F64,
-    };
-    let size = dtype.size();
-    // SAFETY: it is called below for elements of the column, and for addresses in the target.
-    let put = |numbers: &Numbers, i: usize, to: *mut u8| unsafe {
-        match dtype {
-            Dtype::Bool => *to = u8::from(Bits(numbers.data).get(numbers.first + i)),
-            Dtype::F64 | Dtype::F32 | Dtype::F16 => dtype.store(numbers.number(i), to),
-            integer => {
-                let from = numbers.data.add((numbers.first + i) * integer.size());
-                to.copy_from_nonoverlapping(from, integer.size());
+    }
+
+    /// The rows from `start` up to `stop` as an array.
+    fn block<'py>(&self, py: Python<'py>, start: usize, stop: usize) -> PyResult<Bound<'py, PyAny>> {
+        if start > stop || stop > self.lengths[0] {
+            return Err(PyIndexError::new_err(format!("rows {start} to {stop} of {}", self.lengths[0])));
+        }
+        self.view(py, start, stop).map_or_else(|| self.gathered(py, start, stop), Ok)?.into_ndarray(py)
+    }
+}
+
+impl Chunks {
+    /// The chunks of an argument, which `keep` keeps alive.
+    fn new(name: &str, mut chunks: Vec<Rows>, keep: Py<PyAny>) -> PyResult<Self> {
+        // Lists that are all null say nothing of their length.
+        let telling = || chunks.iter().filter(|c| c.tells());
+        let known = telling().next().or_else(|| chunks.iter().find(|c| c.rows > 0)).or(chunks.first());
+        let inner = known.map_or(vec![], |c| c.inner.clone());
+        if let Some(chunk) = telling().find(|c| c.inner != inner) {
+            return Err(PyValueError::new_err(format!(
+                "{name} has rows of different lengths: the first has {inner:?} classes and a later chunk's {:?}",
+                chunk.inner
+            )));
+        }
+        let types: Vec<Dtype> = {
+            let filled = || chunks.iter().filter(|c| c.rows > 0);
+            let all = chunks.iter().filter(|c| c.rows > 0 || filled().next().is_none());
+            all.flat_map(|c| c.cells.numbers()).map(|c| c.dtype).collect()
+        };
+        chunks.retain(|c| c.rows > 0);
+        let first = types.first().copied().unwrap_or(Dtype::F64);
+        let floating = matches!(first, Dtype::F64 | Dtype::F32 | Dtype::F16);
+        let whole: Vec<bool> = chunks.iter().map(Rows::is_whole).collect();
+        let stored = match types.iter().all(|d| *d == first) && (floating || whole.iter().all(|w| *w)) {
+            true => first,
+            false if Dtype::single(types.iter().copied()) => Dtype::F32,
+            false => Dtype::F64,
+        };
+        let is_plain = |(chunk, whole): (&Rows, &bool)| match &chunk.cells {
+            Cells::Along { numbers, starts: Starts::Every(_), .. } => {
+                *whole && numbers.dtype == stored && numbers.address().is_some()
             }
+            _ => false,
+        };
+        let plain = chunks.iter().zip(&whole).map(is_plain).collect();
+        let mut firsts = vec![0];
+        chunks.iter().for_each(|c| firsts.push(firsts[firsts.len() - 1] + c.rows));
+        let lengths = std::iter::once(firsts[chunks.len()]).chain(inner).collect();
+        Ok(Chunks { chunks, firsts, plain, lengths, stored, keep })
+    }
+
+    /// The chunk that holds a row.
+    fn chunk_of(&self, row: usize) -> Option<usize> {
+        (row < self.lengths[0]).then(|| self.firsts.partition_point(|first| *first <= row) - 1)
+    }
+
+    /// Elements of a row.
+    fn width(&self) -> usize {
+        self.lengths[1..].iter().product()
+    }
+
+    /// Rows as they lie, if they lie in one array.
+    fn view<'py>(&self, py: Python<'py>, start: usize, stop: usize) -> Option<Array<'py>> {
+        let i = self.chunk_of(start)?;
+        let Cells::Along { numbers, .. } = &self.chunks[i].cells else { return None };
+        if !self.plain[i] || stop > self.firsts[i + 1] {
+            return None;
         }
-    };
-    let across = matches!(source.first().map(|c| &c.cells), Some(Cells::Across(_)));
-    // Columns stay columns, so that each is written front to back.
-    let order: Vec<usize> = if across { shape.iter().rev().copied().collect() } else { shape.clone() };
-    let target = Target::new(py, &Kind::Numpy, &order, dtype)?;
-    let data = target.data();
-    let mut done = 0;
-    for chunk in source {
-        match &chunk.cells {
-            Cells::Across(columns) => {
-                for (c, numbers) in columns.iter().enumerate() {
-                    let to = data.wrapping_add((c * rows + done) * size);
-                    (0..chunk.rows).for_each(|i| put(numbers, i, to.wrapping_add(i * size)));
+        let size = self.stored.size();
+        let data = numbers.address()?.wrapping_add((start - self.firsts[i]) * self.width() * size);
+        let shape: Vec<usize> = std::iter::once(stop - start).chain(self.lengths[1..].iter().copied()).collect();
+        let strides = c_order(&shape, size as isize);
+        Some(Array::foreign(self.keep.bind(py).clone(), data, self.stored, shape, strides, Kind::Numpy))
+    }
+
+    /// Rows brought together in a new array.
+    fn gathered<'py>(&self, py: Python<'py>, start: usize, stop: usize) -> PyResult<Array<'py>> {
+        let (rows, width, size) = (stop - start, self.width(), self.stored.size());
+        let shape: Vec<usize> = std::iter::once(rows).chain(self.lengths[1..].iter().copied()).collect();
+        let across = matches!(self.chunks.first().map(|c| &c.cells), Some(Cells::Across(_)));
+        // Columns stay columns, so that each is copied as it lies.
+        let order: Vec<usize> = if across { shape.iter().rev().copied().collect() } else { shape.clone() };
+        let target = Target::new(py, &Kind::Numpy, &order, self.stored)?;
+        let data = target.data();
+        for (i, chunk) in self.chunks.iter().enumerate() {
+            let (from, to) = (start.max(self.firsts[i]), stop.min(self.firsts[i + 1]));
+            if from >= to {
+                continue;
+            }
+            let (first, count, done) = (from - self.firsts[i], to - from, from - start);
+            match &chunk.cells {
+                Cells::Across(columns) => {
+                    for (c, numbers) in columns.iter().enumerate() {
+                        // SAFETY: these are elements of the column, and the target has room for them.
+                        unsafe { numbers.put(first, count, self.stored, data.wrapping_add((c * rows + done) * size)) };
+                    }
                 }
-            }
-            Cells::Along { numbers, starts, present } => {
-                for (row, present) in present.iter().enumerate() {
-                    let to = data.wrapping_add((done + row) * width * size);
-                    let start = match starts {
-                        Starts::Every(width) => row * width,
-                        Starts::At(starts) => starts[row],
-                    };
-                    for i in 0..width {
-                        let to = to.wrapping_add(i * size);
-                        match present {
-                            true => put(numbers, start + i, to),
-                            // SAFETY: with a null row the dtype is a floating one, and the target has room.
-                            false => unsafe { dtype.store(f64::NAN, to) },
+                Cells::Along { numbers, starts, present } => {
+                    for row in first..first + count {
+                        let to = data.wrapping_add((done + row - first) * width * size);
+                        // SAFETY: as above; a row that is null has no elements, and the dtype then is a floating one.
+                        unsafe {
+                            match (present[row], starts) {
+                                (true, Starts::Every(width)) => numbers.put(row * width, *width, self.stored, to),
+                                (true, Starts::At(at)) => numbers.put(at[row], width, self.stored, to),
+                                (false, _) => (0..width).for_each(|i| self.stored.store(f64::NAN, to.add(i * size))),
+                            }
                         }
                     }
                 }
             }
         }
-        done += chunk.rows;
+        let strides = match across {
+            true => vec![size as isize, (rows * size) as isize],
+            false => c_order(&shape, size as isize),
+        };
+        Ok(Array::foreign(target.finish(py, None)?, data, self.stored, shape, strides, Kind::Numpy))
     }
-    let strides = match across {
-        true => vec![size as isize, (rows * size) as isize],
-        false => c_order(&shape, size as isize),
-    };
-    let keep = target.finish(py, None)?;
-    Ok(Array::foreign(keep, data, dtype, shape, strides, kind))
+}
+
+/// The rows of all chunks, which `keep` keeps alive.
+fn source<'py>(
+    name: &str,
+    py: Python<'py>,
+    chunks: Vec<Rows>,
+    keep: Bound<'py, PyAny>,
+    kind: Kind<'py>,
+) -> PyResult<Option<Source<'py>>> {
+    let chunks = Chunks::new(name, chunks, keep.unbind())?;
+    let rows = chunks.lengths[0];
+    let whole = if rows == 0 { Some(chunks.gathered(py, 0, 0)?) } else { chunks.view(py, 0, rows) };
+    if let Some(mut array) = whole {
+        array.kind = kind;
+        return Ok(Some(array.into()));
+    }
+    let blocks = Bound::new(py, chunks)?.into_any();
+    Ok(Some(Source { rows: array::Rows::Pieces(Pieces::new(name, blocks, kind)?), frame: None }))
 }
 
 /// What the caller gets back: polars' series; of libraries that have no functions of numbers, an ndarray.
@@ -465,24 +589,40 @@ fn inside<T>(capsule: &Bound<'_, PyAny>, name: &CStr) -> PyResult<*mut T> {
 }
 
 /// An object with the methods of Arrow's capsules. pandas has them too, but its frames mostly are ndarrays within.
-pub fn arrow<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
-    let py = obj.py();
-    let one = obj.getattr_opt(intern!(py, "__arrow_c_array__"))?;
-    let several = if one.is_some() { None } else { obj.getattr_opt(intern!(py, "__arrow_c_stream__"))? };
-    if (one.is_none() && several.is_none()) || obj.get_type().module()?.to_string().split('.').next() == Some("pandas")
-    {
+pub fn arrow<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Source<'py>>> {
+    if obj.get_type().module()?.to_string().split('.').next() == Some("pandas") {
         return Ok(None);
     }
-    if let Some(export) = one {
+    let mut chunks = Vec::new();
+    // SAFETY: `imported` calls with a schema and a chunk of one array.
+    let keep = imported(name, obj, &mut |schema, chunk| unsafe {
+        chunks.push(match chunk {
+            Some(chunk) => rows(name, schema, chunk)?,
+            None => nothing(name, schema)?,
+        });
+        Ok(())
+    })?;
+    keep.map_or(Ok(None), |keep| source(name, obj.py(), chunks, keep, kind_of(obj)?))
+}
+
+/// Calls `see` with the schema and each chunk of an object that has the methods of Arrow's capsules, or without a chunk
+/// where there is none. Gives what keeps the chunks alive; nothing for another object.
+fn imported<'py>(
+    name: &str,
+    obj: &Bound<'py, PyAny>,
+    see: &mut dyn FnMut(&Schema, Option<&Chunk>) -> PyResult<()>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = obj.py();
+    if let Some(export) = obj.getattr_opt(intern!(py, "__arrow_c_array__"))? {
         let pair = export.call0()?.cast_into::<PyTuple>()?;
         let schema = inside::<Schema>(&pair.get_item(0)?, c"arrow_schema")?;
         let chunk = inside::<Chunk>(&pair.get_item(1)?, c"arrow_array")?;
-        // SAFETY: the capsules own the structures, which describe one array, and release them when they die: `joined`
+        // SAFETY: the capsules own the structures, which describe one array, and release them when they die: the pair
         // keeps them.
-        let rows = unsafe { rows(name, &*schema, &*chunk)? };
-        return joined(name, py, &[rows], pair.into_any(), kind_of(obj)?).map(Some);
+        unsafe { see(&*schema, Some(&*chunk))? };
+        return Ok(Some(pair.into_any()));
     }
-    let Some(export) = several else { return Ok(None) };
+    let Some(export) = obj.getattr_opt(intern!(py, "__arrow_c_stream__"))? else { return Ok(None) };
     let capsule = export.call0()?;
     let stream = inside::<Stream>(&capsule, c"arrow_array_stream")?;
     // SAFETY: the capsule owns the stream, and lives to the end of this function.
@@ -500,7 +640,6 @@ pub fn arrow<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array<
             return Err(failed(stream));
         }
         let keep = PyList::empty(py);
-        let mut chunks = Vec::new();
         loop {
             let mut chunk = Owned(std::mem::zeroed::<Chunk>());
             if (*stream).next.is_none_or(|next| next(stream, &mut chunk.0) != 0) {
@@ -509,13 +648,107 @@ pub fn arrow<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array<
             if chunk.0.release.is_none() {
                 break;
             }
-            chunks.push(rows(name, &schema.0, &chunk.0)?);
+            see(&schema.0, Some(&chunk.0))?;
             keep.append(PyCapsule::new_with_value(py, chunk, c"kullback.chunk")?)?;
         }
-        if chunks.is_empty() {
-            chunks.push(nothing(name, &schema.0)?);
+        if keep.is_empty() {
+            see(&schema.0, None)?;
         }
-        joined(name, py, &chunks, keep.into_any(), kind_of(obj)?).map(Some)
+        Ok(Some(keep.into_any()))
+    }
+}
+
+/// Numbers the distinct strings of a column as they come.
+///
+/// Parameters
+/// ----------
+/// column : object
+///     A column of strings or bytes that has the methods of Arrow's capsules.
+///
+/// Returns
+/// -------
+/// codes : ndarray of int64
+///     The number of each row; -1 for null.
+/// firsts : ndarray of int64
+///     The row in which each number first came.
+#[pyfunction]
+#[pyo3(signature = (column), text_signature = "(column)")]
+pub fn number_strings<'py>(column: &Bound<'py, PyAny>) -> PyResult<[Bound<'py, PyArray1<i64>>; 2]> {
+    let py = column.py();
+    let mut chunks: Vec<Strings> = Vec::new();
+    // SAFETY: `imported` calls with a schema and a chunk of one array.
+    let keep = imported("column", column, &mut |schema, chunk| unsafe {
+        let wide = match shown(schema).as_str() {
+            "u" | "z" => false,
+            "U" | "Z" => true,
+            format => {
+                return Err(PyTypeError::new_err(format!("column must hold strings, got Arrow's format {format:?}")));
+            }
+        };
+        if !schema.dictionary.is_null() {
+            return Err(PyTypeError::new_err("column must hold strings, got a dictionary (a categorical column)"));
+        }
+        chunks.extend(chunk.map(|chunk| Strings {
+            rows: chunk.length as usize,
+            offset: chunk.offset as usize,
+            valid: validity(chunk),
+            offsets: buffer(chunk, 1),
+            wide,
+            bytes: buffer(chunk, 2),
+        }));
+        Ok(())
+    })?;
+    if keep.is_none() {
+        return Err(PyTypeError::new_err("column must have the methods of Arrow's capsules"));
+    }
+    let rows = chunks.iter().map(|c| c.rows).sum::<usize>();
+    let numbered = detached(py, 10.0 * rows as f64, || {
+        let mut numbering = Numbering::default();
+        numbering.codes.reserve(rows);
+        for chunk in &chunks {
+            // SAFETY: these are the rows of the chunk, which `keep` keeps alive.
+            (0..chunk.rows).for_each(|i| numbering.push(unsafe { chunk.get(i) }));
+        }
+        Ok((numbering.codes, numbering.firsts))
+    });
+    drop(keep);
+    let (codes, firsts) = numbered?;
+    Ok([codes, firsts].map(|numbers| PyArray1::from_vec(py, numbers)))
+}
+
+/// A chunk of strings.
+struct Strings {
+    rows: usize,
+    offset: usize,
+    valid: Bits,
+    offsets: *const u8,
+    /// Whether offsets are of 64 bits.
+    wide: bool,
+    bytes: *const u8,
+}
+
+// SAFETY: the memory behind the pointers is Arrow's, which nobody writes to.
+unsafe impl Sync for Strings {}
+
+impl Strings {
+    /// A string; none if it is null.
+    ///
+    /// # Safety
+    /// There must be such a row, and its chunk must outlive what is returned.
+    #[inline]
+    unsafe fn get<'a>(&self, i: usize) -> Option<&'a [u8]> {
+        // SAFETY: as the caller vouches: an offset more than there are rows, and the bytes between two of them.
+        unsafe {
+            if !self.valid.get(self.offset + i) {
+                return None;
+            }
+            let at = |i: usize| match self.wide {
+                false => self.offsets.cast::<i32>().add(self.offset + i).read_unaligned() as usize,
+                true => self.offsets.cast::<i64>().add(self.offset + i).read_unaligned() as usize,
+            };
+            let (start, stop) = (at(i), at(i + 1));
+            Some(if start == stop { &[] } else { std::slice::from_raw_parts(self.bytes.add(start), stop - start) })
+        }
     }
 }
 

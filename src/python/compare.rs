@@ -4,10 +4,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::array::{Array, empty, precision};
+use super::array::{empty, precision};
 use super::detached;
 use super::information::prepare;
-use super::options::{Axis, Ignore, OnInvalid, Spaces, Temperature, Threads};
+use super::options::{Axis, Ignore, OnInvalid, Spaces, Stored, Temperature, Threads};
+use super::pieces::Operands;
 use crate::compare::{COLUMNS, Column, Columns, compare};
 use crate::rows::Dtype;
 use crate::score::{Given, nanoseconds_a_row};
@@ -18,10 +19,10 @@ use crate::score::{Given, nanoseconds_a_row};
 /// scored, 1 for ignored, 2 for invalid ones, whose values are NaN.
 #[pyfunction]
 #[pyo3(
-    signature = (base, other, labels=None, *, given=Spaces([Given::Logits; 2], false), axis=Axis(-1),
+    signature = (base, other, labels=None, *, given=Spaces([Given::Logits; 2], false), dtype=Stored(false), axis=Axis(-1),
         temperature=Temperature([1.0; 2], false), r#where=None, rows=None, ignore_index=Ignore(Some(-100)), columns,
         on_invalid=OnInvalid(false), threads=Threads(None)),
-    text_signature = "(base, other, labels=None, *, given='logits', axis=-1, temperature=1.0, where=None, rows=None, ignore_index=-100, columns, on_invalid='raise', threads=None)"
+    text_signature = "(base, other, labels=None, *, given='logits', dtype=None, axis=-1, temperature=1.0, where=None, rows=None, ignore_index=-100, columns, on_invalid='raise', threads=None)"
 )]
 pub fn compare_columns<'py>(
     py: Python<'py>,
@@ -29,6 +30,7 @@ pub fn compare_columns<'py>(
     other: &Bound<'py, PyAny>,
     labels: Option<&Bound<'py, PyAny>>,
     given: Spaces,
+    dtype: Stored,
     axis: Axis,
     temperature: Temperature,
     r#where: Option<&Bound<'py, PyAny>>,
@@ -38,11 +40,12 @@ pub fn compare_columns<'py>(
     on_invalid: OnInvalid,
     threads: Threads,
 ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyAny>)> {
-    let (a, b) = (Array::new("base", base)?, Array::new("other", other)?);
+    let mut operands = Operands::new(&[("base", base), ("other", other)], axis.0)?;
+    dtype.apply(&mut operands.arrays)?;
     let labels = labels.map(|l| (l, ignore_index.0));
     let has_labels = labels.is_some();
     let call = prepare(
-        &[("base", &a), ("other", &b)],
+        &operands.borrowed(),
         labels,
         &given,
         &temperature,
@@ -72,6 +75,10 @@ pub fn compare_columns<'py>(
     let columns = Columns { columns: wanted, single: call.single, status: written };
     let work = 3.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
     let columns = &columns;
-    detached(py, work, move || compare(job, columns))?;
+    let invalid = operands.walk(job, |job, first| {
+        let columns = &columns.from(first);
+        detached(py, work, move || compare(job, columns))
+    })?;
+    invalid.check(job)?;
     Ok((dict, status.into_any()))
 }

@@ -4,9 +4,11 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use smallvec::{SmallVec, smallvec};
 
-use super::array::{Alignment, Array, Kind, Target, align, follow, precision, scalar_of, tuple};
+use super::array::{Alignment, Array, Target, align, follow, precision, scalar_of, tuple};
 use super::detached;
-use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Temperature, Threads};
+use super::exchange::c_order;
+use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Stored, Temperature, Threads};
+use super::pieces::Operands;
 use super::slope::{is_graph, node};
 use crate::registry::{Quantity, run};
 use crate::rows::Dtype;
@@ -15,6 +17,7 @@ use crate::score::{Axes, Bytes, Given, Job, Labels, Operand, Out, ln, nanosecond
 /// The keywords that every quantity has.
 pub struct Keywords<'a, 'py> {
     pub given: Spaces,
+    pub dtype: Stored,
     pub axis: Axis,
     pub keepdims: bool,
     pub base: Base,
@@ -185,15 +188,9 @@ pub fn score<'py>(
     if is_graph(operands)? {
         return node(py, quantity, operands, labels, root, k);
     }
-    // Pushed one by one: collecting results into a vector takes as long as ten classes.
-    let mut arrays = SmallVec::<[Array<'py>; 2]>::new();
-    for (name, obj) in operands {
-        arrays.push(Array::new(name, obj)?);
-    }
-    let mut borrowed = SmallVec::<[(&'static str, &Array<'py>); 2]>::new();
-    for ((name, _), array) in operands.iter().zip(&arrays) {
-        borrowed.push((name, array));
-    }
+    let mut operands = Operands::new(operands, k.axis.0)?;
+    k.dtype.apply(&mut operands.arrays)?;
+    let borrowed = operands.borrowed();
     if let (Quantity::CrossEntropy, [(_, p), (_, q)]) = (quantity, borrowed.as_slice())
         && !q.is_floating()
         && q.dtype != Dtype::Bool
@@ -205,7 +202,6 @@ pub fn score<'py>(
              kullback.functional.cross_entropy",
         ));
     }
-    let kind = Kind::of(&borrowed)?;
     let mut call = prepare(
         &borrowed,
         labels,
@@ -229,10 +225,22 @@ pub fn score<'py>(
         if k.keepdims {
             return Err(PyValueError::new_err("keepdims is for reduction=\"none\": a sum or a mean is a scalar"));
         }
-        job.total = true;
-        let total = detached(py, work, || run(quantity, job))?;
+        let total = if operands.are_pieces() {
+            let mut values = vec![0.0_f64; job.len()];
+            let lead = c_order(&job.lead, 8).into();
+            job.out = Some(Out { data: values.as_mut_ptr().cast(), single: false, lead });
+            let invalid = operands.walk(job, |job, _| Ok(detached(py, work, || run(quantity, job))?.1))?;
+            invalid.check(job)?;
+            job.total_of(&values)
+        } else {
+            job.total = true;
+            let job = &call.job;
+            let (total, invalid) = detached(py, work, || run(quantity, job))?;
+            invalid.check(job)?;
+            total
+        };
         let value = if k.reduction == Reduction::Sum { total.sum() } else { total.mean() };
-        return scalar_of(py, &kind, value, precision(call.single));
+        return scalar_of(py, &operands.kind, value, precision(call.single));
     }
     let mut shape = job.lead.clone();
     if k.keepdims {
@@ -240,7 +248,7 @@ pub fn score<'py>(
     }
     let target = match k.out {
         Some(out) => Target::borrow(out, &shape, call.single, &borrowed)?,
-        None => Target::new(py, &kind, &shape, precision(call.single))?,
+        None => Target::new(py, &operands.kind, &shape, precision(call.single))?,
     };
     let mut lead = target.strides();
     if k.keepdims {
@@ -248,8 +256,16 @@ pub fn score<'py>(
     }
     job.out = Some(Out { data: target.data(), single: call.single, lead });
     let job = &call.job;
-    detached(py, work, || run(quantity, job))?;
-    target.finish(py, k.out)
+    let invalid = operands.walk(job, |job, _| Ok(detached(py, work, || run(quantity, job))?.1))?;
+    invalid.check(job)?;
+    let result = target.finish(py, k.out)?;
+    match (&operands.frame, k.out) {
+        (Some(frame), None) => {
+            let name = if root { "js_distance" } else { quantity.name() };
+            frame.call_method1("result", (result, name, call.place, k.keepdims))
+        }
+        _ => Ok(result),
+    }
 }
 
 /// What the docstrings share.
@@ -259,6 +275,8 @@ macro_rules! keywords {
     How rows are given. \"probs\": sums within max(sqrt(eps), 1e-3) of 1; \"counts\": any non-negative weights;
     \"log_probs\": logarithms whose log-sum-exp is within the same distance of 0; \"logits\": any logarithms. Rows are
     normalised in every case. A pair, as in ``given=(\"probs\", \"logits\")``, mixes spaces.
+dtype : {\"bfloat16\"}, optional
+    What inputs of uint16 hold: the bits of bfloat16, which NumPy has no dtype for. Other inputs stay what they are.
 axis : int, default -1
     The axis along which a row lies. SciPy's default is 0. Other axes broadcast as in NumPy; a one-dimensional
     input is one row.
@@ -285,6 +303,7 @@ Returns
 -------
 ndarray or scalar
     float32 for float16, bfloat16 and float32 inputs, else float64. A row with a NaN, or without mass, gives NaN.
+    Tensors give tensors, a pandas frame a series with its index, polars' columns a series.
 
 Raises
 ------
@@ -302,7 +321,7 @@ macro_rules! quantity {
         $(#[$doc])*
         #[pyfunction]
         #[pyo3(
-            signature = ($($arg),+, *, given=Spaces([Given::Probs; 2], false), axis=Axis(-1), keepdims=false, base=Base(None),
+            signature = ($($arg),+, *, given=Spaces([Given::Probs; 2], false), dtype=Stored(false), axis=Axis(-1), keepdims=false, base=Base(None),
                 temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None, rows=None,
                 on_invalid=OnInvalid(false), out=None, threads=Threads(None)),
             text_signature = $signature
@@ -311,6 +330,7 @@ macro_rules! quantity {
             py: Python<'py>,
             $($arg: &Bound<'py, PyAny>,)+
             given: Spaces,
+            dtype: Stored,
             axis: Axis,
             keepdims: bool,
             base: Base,
@@ -323,7 +343,7 @@ macro_rules! quantity {
             threads: Threads,
         ) -> PyResult<Bound<'py, PyAny>> {
             let keywords =
-                Keywords { given, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
+                Keywords { given, dtype, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
             score(py, $quantity, &[$((stringify!($arg), $arg)),+], None, $root, keywords)
         }
     };
@@ -353,7 +373,7 @@ quantity! {
     /// >>> print(kb.entropy([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]).round(4))
     /// [0.6931 0.    ]
     entropy(p),
-    "(p, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    "(p, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
     Quantity::Entropy, false
 }
 
@@ -379,7 +399,7 @@ quantity! {
     /// >>> print(kb.cross_entropy([0.5, 0.5], [0.25, 0.75]).round(4))
     /// 0.837
     cross_entropy(p, q),
-    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
     Quantity::CrossEntropy, false
 }
 
@@ -407,7 +427,7 @@ quantity! {
     /// >>> print(kb.kl_divergence([0.5, 0.5], [0.5, 0.5]))
     /// 0.0
     kl_divergence(p, q),
-    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
     Quantity::Kl, false
 }
 
@@ -433,7 +453,7 @@ quantity! {
     /// >>> print(kb.js_divergence([1.0, 0.0], [0.0, 1.0], base=2))
     /// 1.0
     js_divergence(p, q),
-    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
     Quantity::Js, false
 }
 
@@ -458,7 +478,7 @@ quantity! {
     /// >>> print(kb.js_distance([1.0, 0.0], [0.0, 1.0]).round(4))
     /// 0.8326
     js_distance(p, q),
-    "(p, q, *, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
     Quantity::Js, true
 }
 
@@ -490,10 +510,10 @@ quantity! {
 /// [0.1054 0.6931]
 #[pyfunction]
 #[pyo3(
-    signature = (q, labels, *, ignore_index=Ignore(None), given=Spaces([Given::Probs; 2], false), axis=Axis(-1),
+    signature = (q, labels, *, ignore_index=Ignore(None), given=Spaces([Given::Probs; 2], false), dtype=Stored(false), axis=Axis(-1),
         keepdims=false, base=Base(None), temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None,
         rows=None, on_invalid=OnInvalid(false), out=None, threads=Threads(None)),
-    text_signature = "(q, labels, *, ignore_index=None, given='probs', axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)"
+    text_signature = "(q, labels, *, ignore_index=None, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)"
 )]
 pub fn nll<'py>(
     py: Python<'py>,
@@ -501,6 +521,7 @@ pub fn nll<'py>(
     labels: &Bound<'py, PyAny>,
     ignore_index: Ignore,
     given: Spaces,
+    dtype: Stored,
     axis: Axis,
     keepdims: bool,
     base: Base,
@@ -512,7 +533,19 @@ pub fn nll<'py>(
     out: Option<&Bound<'py, PyAny>>,
     threads: Threads,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let keywords =
-        Keywords { given, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
+    let keywords = Keywords {
+        given,
+        dtype,
+        axis,
+        keepdims,
+        base,
+        temperature,
+        reduction,
+        r#where,
+        rows,
+        on_invalid,
+        out,
+        threads,
+    };
     score(py, Quantity::Nll, &[("q", q)], Some((labels, ignore_index.0)), false, keywords)
 }

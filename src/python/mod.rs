@@ -9,6 +9,8 @@ mod group;
 mod information;
 mod loss;
 mod options;
+mod packed;
+mod pieces;
 mod slope;
 
 use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
@@ -114,6 +116,7 @@ fn set_simd_level(name: &str) -> PyResult<()> {
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(array::as_ndarray, m)?)?;
+    m.add_function(wrap_pyfunction!(array::as_rows, m)?)?;
     m.add_function(wrap_pyfunction!(information::entropy, m)?)?;
     m.add_function(wrap_pyfunction!(information::cross_entropy, m)?)?;
     m.add_function(wrap_pyfunction!(information::kl_divergence, m)?)?;
@@ -134,6 +137,10 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(loss::nll_loss_backward, m)?)?;
     m.add_function(wrap_pyfunction!(compare::compare_columns, m)?)?;
     m.add_function(wrap_pyfunction!(group::count_values, m)?)?;
+    m.add_function(wrap_pyfunction!(arrow::number_strings, m)?)?;
+    m.add_function(wrap_pyfunction!(packed::merge_clamped, m)?)?;
+    m.add_function(wrap_pyfunction!(packed::clipped_divergence, m)?)?;
+    m.add_class::<arrow::Chunks>()?;
     m.add_class::<slope::Measured>()?;
     m.add_class::<exact_sum::PyExactSum>()?;
     m.add_class::<exact_sum::PyGroupSums>()?;

@@ -4,7 +4,9 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString, PyTuple};
 
+use super::array::Array;
 use crate::error::unknown;
+use crate::rows::Dtype;
 use crate::score::Given;
 
 type Obj<'a, 'py> = Borrowed<'a, 'py, PyAny>;
@@ -112,6 +114,45 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
             return Ok(Spaces([one(p.as_borrowed())?, one(q.as_borrowed())?], true));
         }
         one(obj).map(|g| Spaces([g, g], false))
+    }
+}
+
+/// `dtype`: whether inputs of uint16 hold bfloat16.
+#[derive(Clone, Copy)]
+pub struct Stored(pub bool);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Stored {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        if obj.is_none() {
+            return Ok(Stored(false));
+        }
+        match string("dtype", obj)? {
+            "bfloat16" => Ok(Stored(true)),
+            other => Err(unknown("dtype", other, &["bfloat16"]).into()),
+        }
+    }
+}
+
+impl Stored {
+    /// Reads the inputs as what they hold.
+    pub fn apply(self, arrays: &mut [(&'static str, Array<'_>)]) -> PyResult<()> {
+        if !self.0 {
+            return Ok(());
+        }
+        let mut found = false;
+        for (_, array) in arrays.iter_mut().filter(|(_, x)| matches!(x.dtype, Dtype::U16 | Dtype::Bf16)) {
+            (array.dtype, found) = (Dtype::Bf16, true);
+        }
+        if !found {
+            let names: Vec<&str> = arrays.iter().map(|(name, _)| *name).collect();
+            return Err(PyTypeError::new_err(format!(
+                "dtype=\"bfloat16\" says what arrays of uint16 hold, and {} {} none",
+                names.join(" and "),
+                if names.len() == 1 { "is" } else { "are" }
+            )));
+        }
+        Ok(())
     }
 }
 

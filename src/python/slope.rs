@@ -10,7 +10,7 @@ use super::array::{Array, Kind, Target};
 use super::detached;
 use super::exchange::wants_graph;
 use super::information::{Keywords, prepare, score};
-use super::options::{Axis, Base, OnInvalid, Reduction, Spaces, Temperature, Threads};
+use super::options::{Axis, Base, OnInvalid, Reduction, Spaces, Stored, Temperature, Threads};
 use crate::elementwise::Field;
 use crate::loss::Upstream;
 use crate::measure::SlopeOf;
@@ -25,6 +25,7 @@ pub struct Measured {
     names: Vec<&'static str>,
     labels: Option<(Py<PyAny>, Option<i64>)>,
     given: Spaces,
+    dtype: Stored,
     axis: Axis,
     keepdims: bool,
     base: Base,
@@ -68,6 +69,7 @@ pub fn node<'py>(
         names: operands.iter().map(|(name, _)| *name).collect(),
         labels: labels.map(|(labels, ignore)| (labels.clone().unbind(), ignore)),
         given: k.given,
+        dtype: k.dtype,
         axis: k.axis,
         keepdims: k.keepdims,
         base: k.base,
@@ -90,6 +92,7 @@ impl Measured {
         let labels = self.labels.as_ref().map(|(labels, ignore)| (labels.bind(py), *ignore));
         let k = Keywords {
             given: self.given,
+            dtype: self.dtype,
             axis: self.axis,
             keepdims: self.keepdims,
             base: self.base,
@@ -121,12 +124,13 @@ impl Measured {
         rows: Vec<Bound<'py, PyAny>>,
         by: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let arrays: Vec<(&'static str, Array<'py>)> = self
+        let mut arrays: Vec<(&'static str, Array<'py>)> = self
             .names
             .iter()
             .zip(&rows)
             .map(|(name, obj)| Ok((*name, Array::new(name, obj)?)))
             .collect::<PyResult<_>>()?;
+        self.dtype.apply(&mut arrays)?;
         let borrowed: Vec<(&'static str, &Array<'py>)> = arrays.iter().map(|(name, x)| (*name, x)).collect();
         let kind = Kind::of(&borrowed)?;
         let mut call = prepare(

@@ -1,6 +1,6 @@
 """Files of rows: what is in them, blocks of their rows, and files of results."""
 
-from kullback._files.llama import Packed, PackedRows, tail_mass
+from kullback._files.llama import Codes, Packed, PackedRows
 from kullback._files.rows import Rows, open_rows
 from kullback._files.select import EXTENSIONS, list_tensors, pair_matrices, select_aligned, select_matrices
 from kullback._files.shards import SHARD_EXTENSIONS, Shards
@@ -13,6 +13,7 @@ __all__ = [
     "OUT_EXTENSIONS",
     "SHARD_EXTENSIONS",
     "AtomicFile",
+    "Codes",
     "FileError",
     "Packed",
     "PackedRows",
@@ -30,5 +31,4 @@ __all__ = [
     "read_topk",
     "select_aligned",
     "select_matrices",
-    "tail_mass",
 ]

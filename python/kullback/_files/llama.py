@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kullback._files.tensor import FileError, Tensor
 
-__all__ = ["Packed", "PackedRows", "is_clamped", "is_llama", "list_llama", "tail_mass"]
+__all__ = ["Codes", "Packed", "PackedRows", "is_llama", "list_llama"]
 
 _MAGIC = b"_logits_"
 _HEADER = 20
@@ -26,6 +26,8 @@ _CLAMP = 16.0
 """How far below the largest logit llama.cpp stores; the step is this over 65 535 then."""
 
 _CODES = 65_535
+_HEAD = 4
+"""Codes in whose place a row's step and minimum stand."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,52 @@ def _row_bytes(classes: int) -> int:
     return 2 * (2 * ((classes + 1) // 2) + 4)
 
 
-def is_clamped(codes: NDArray[np.uint16], steps: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which codes stand for "at most this" instead of for a number.
+class Codes:
+    """Consecutive rows of codes as they lie in the file.
 
     Parameters
     ----------
-    codes : ndarray of uint16, shape (rows, classes)
-    steps : ndarray of float32, shape (rows,)
-        A row that reaches 16 below its largest has the step 16 / 65 535, up to rounding.
+    packed : ndarray of uint16, shape (rows, words)
+        The rows, each with its step and minimum in front.
+    classes : int
+        How many classes of each row are looked at.
+
+    Attributes
+    ----------
+    packed, classes
+        The parameters.
     """
-    reaching = steps.astype(np.float64) * _CODES >= _CLAMP * (1 - 1e-4)
-    clamped: NDArray[np.bool_] = (codes == 0) & reaching[:, None]
-    return clamped
+
+    def __init__(self, packed: NDArray[np.uint16], classes: int) -> None:
+        self.packed = packed
+        self.classes = classes
+        self._step, self._minimum = np.ascontiguousarray(packed[:, :_HEAD]).view("<f4").T
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def values(self) -> NDArray[np.float32]:
+        """Decode the rows to log-probabilities, as llama.cpp does; clamped entries have their row's minimum."""
+        codes = self.packed[:, _HEAD : _HEAD + self.classes]
+        values: NDArray[np.float32] = self._step[:, None] * codes + self._minimum[:, None]
+        return values
+
+    def at(self, rows: NDArray[np.intp], classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Decode one entry of each of some rows."""
+        values: NDArray[np.float32] = self._step[rows] * self.packed[rows, _HEAD + classes] + self._minimum[rows]
+        return values
+
+    def clamped_at(self, rows: NDArray[np.intp], classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which of these entries stand for "at most this" instead of for a number."""
+        # A row that reaches 16 below its largest has the step 16 / 65 535, up to rounding.
+        reaching = self._step[rows].astype(np.float64) * _CODES >= _CLAMP * (1 - 1e-4)
+        clamped: NDArray[np.bool_] = reaching & (self.packed[rows, _HEAD + classes] == 0)
+        return clamped
+
+    def damaged(self) -> int | None:
+        """Give the first row whose step or minimum makes no sense; None if there is none."""
+        right = np.isfinite(self._step) & np.isfinite(self._minimum) & (self._step >= 0)
+        return None if right.all() else int(np.flatnonzero(~right)[0])
 
 
 class PackedRows:
@@ -156,22 +192,19 @@ class PackedRows:
         """Rows ``start:stop``; clamped entries have their row's minimum."""
         if self._place.labels:
             return self._labels[start:stop]
-        return self.parts(start, stop)[0]
+        return self.codes(start, stop).values()
 
-    def parts(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Give rows, and which of their entries are clamped."""
+    def codes(self, start: int, stop: int, classes: int | None = None) -> Codes:
+        """Give rows as they lie in the file, or the first classes of them."""
         assert self._map is not None
         if self._map.size() < self._place.offset + stop * self._row:
             raise FileError(f"{self._tensor.label}: was cut short while it was read: write or copy it again")
         self._read = max(self._read, stop)
-        packed = self._packed[start:stop]
-        step, minimum = np.ascontiguousarray(packed[:, :4]).view("<f4").T
-        codes = packed[:, 4 : 4 + self._tensor.shape[2]]
-        if not (np.isfinite(step).all() and np.isfinite(minimum).all() and (step >= 0).all()):
-            row = start + int(np.flatnonzero(~(np.isfinite(step) & np.isfinite(minimum) & (step >= 0)))[0])
-            raise FileError(f"{self._tensor.label}: row {row} has no scale: damaged, write or copy it again")
-        values = step[:, None] * codes + minimum[:, None]
-        return values.astype(np.float32, copy=False), is_clamped(codes, step)
+        codes = Codes(self._packed[start:stop], classes or self._tensor.shape[2])
+        row = codes.damaged()
+        if row is not None:
+            raise FileError(f"{self._tensor.label}: row {start + row} has no scale: damaged, write or copy it again")
+        return codes
 
     def release(self) -> None:
         """Unmap the pages of the rows read so far."""
@@ -188,25 +221,3 @@ class PackedRows:
         self._labels = np.empty(0, np.int32)
         self._packed = np.empty((0, 0), np.uint16)
         self._map = None
-
-
-def tail_mass(log_probs: NDArray[np.float32], clamped: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Estimate what probability the clamped entries of each row have together.
-
-    What the other entries leave of 1, as far as the entries' number times the clamping bound allows: the 16-bit steps
-    make the sum of the others uncertain by about 1e-4.
-
-    Parameters
-    ----------
-    log_probs : ndarray of float32, shape (rows, classes)
-    clamped : ndarray of bool, of the same shape
-
-    Returns
-    -------
-    ndarray of float64, shape (rows,)
-    """
-    probs = np.exp(log_probs, dtype=np.float64)
-    most = np.where(clamped, probs, 0.0).sum(axis=1)
-    left = 1.0 - np.where(clamped, 0.0, probs).sum(axis=1)
-    mass: NDArray[np.float64] = np.clip(left, 0.0, np.minimum(most, 1.0))
-    return mass

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from kullback._files.llama import is_llama, list_llama
 from kullback._files.npy import list_npy, list_npz
 from kullback._files.safetensors import list_safetensors, list_shards
 from kullback._files.tables import TABLES, list_table
-from kullback._files.tensor import FileError, Tensor
+from kullback._files.tensor import FileError, Tensor, bfloat16
 
 __all__ = ["EXTENSIONS", "list_tensors", "pair_matrices", "select_aligned", "select_matrices"]
 
@@ -115,13 +117,15 @@ def _list_file(path: Path, columns: Sequence[str] | None) -> list[Tensor]:
     raise FileError(f"{path}: unknown kind of file; read are {_or(EXTENSIONS)} and llama.cpp's KL base files")
 
 
-def select_matrices(spec: str, columns: Sequence[str] | None = None) -> list[Tensor]:
+def select_matrices(spec: str, columns: Sequence[str] | None = None, dtype: str | None = None) -> list[Tensor]:
     """Choose the matrices of rows: floating arrays of two or more axes, integer ones where there is no floating one.
 
     Parameters
     ----------
     spec, columns
         What `list_tensors` takes; with columns, only the matrix that they make.
+    dtype : {"bfloat16"}, optional
+        What matrices of uint16 hold.
 
     Returns
     -------
@@ -134,6 +138,8 @@ def select_matrices(spec: str, columns: Sequence[str] | None = None) -> list[Ten
         If there is none; the message lists what there is.
     """
     tensors = list_tensors(spec, columns)
+    if dtype is not None:
+        tensors = [replace(t, dtype=bfloat16(t.path)) if _is_bits(t) else t for t in tensors]
     if columns is not None:
         first: dict[Path, Tensor] = {}
         for tensor in tensors:
@@ -148,7 +154,13 @@ def select_matrices(spec: str, columns: Sequence[str] | None = None) -> list[Ten
     return matrices
 
 
-def pair_matrices(base: str, other: str, columns: Sequence[str] | None = None) -> list[tuple[Tensor, Tensor]]:
+def _is_bits(tensor: Tensor) -> bool:
+    return tensor.dtype == np.uint16 and len(tensor.shape) >= 2
+
+
+def pair_matrices(
+    base: str, other: str, columns: Sequence[str] | None = None, dtype: str | None = None
+) -> list[tuple[Tensor, Tensor]]:
     """Pair up the matrices of two inputs: one with one whatever their names, several by equal names.
 
     Parameters
@@ -157,13 +169,15 @@ def pair_matrices(base: str, other: str, columns: Sequence[str] | None = None) -
         What `list_tensors` takes.
     columns : sequence of str, optional
         The columns of tables that make the rows of either.
+    dtype : {"bfloat16"}, optional
+        What matrices of uint16 hold.
 
     Raises
     ------
     FileError
         If names are left without a partner; the message lists them.
     """
-    left, right = select_matrices(base, columns), select_matrices(other, columns)
+    left, right = select_matrices(base, columns, dtype), select_matrices(other, columns, dtype)
     if len(left) == len(right) == 1:
         return [(left[0], right[0])]
     partners = {tensor.name: tensor for tensor in right}

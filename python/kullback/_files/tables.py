@@ -212,7 +212,7 @@ class TableRows:
                     f"the first {self._tensor.shape[1]}: rows of one length are compared"
                 )
             rows = np.full((len(rows), self._tensor.shape[1]), np.nan)
-        return rows
+        return rows.view(self._tensor.dtype) if rows.dtype == np.uint16 else rows
 
     def release(self) -> None:
         """Batches are fresh arrays: nothing to give back."""

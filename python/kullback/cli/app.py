@@ -123,9 +123,16 @@ def _installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
+class Stored(StrEnum):
+    """What the bits of an array may be."""
+
+    bfloat16 = "bfloat16"
+
+
 Given = Annotated[
     str, typer.Option(metavar="G[,G]", help="Space of the rows: probs, counts, log_probs, logits; two for a pair.")
 ]
+StoredAs = Annotated[Stored | None, typer.Option("--dtype", help="What arrays of uint16 hold.")]
 TableColumns = Annotated[
     str | None,
     typer.Option(metavar="C,C…", help="Columns of a table that are the classes of a row, or patterns such as 'p_*'."),
@@ -188,6 +195,7 @@ def compare(
     mask: MaskFile = None,
     groups: GroupFile = None,
     given: Given = "logits",
+    dtype: StoredAs = None,
     axis: Axis = -1,
     temperature: Temperature = 1.0,
     num_classes: NumClasses = None,
@@ -214,11 +222,11 @@ def compare(
     _exclusive("--labels", labels, "--tokens", tokens)
     if is_topk(base) and is_topk(other):
         used: dict[str, object] = {"--labels": labels, "--tokens": tokens, "--mask": mask, "--groups": groups}
-        used |= {"--out": out, "--plot": plot, "--columns": columns, "--num-classes": num_classes}
+        used |= {"--out": out, "--plot": plot, "--columns": columns, "--num-classes": num_classes, "--dtype": dtype}
         used |= {"--top-k": top_k, "--html": html}
         _compare_topk(base, other, used, fail_if, Format.json if as_json else form, threads)
         return
-    _check_shards(out, shard_rows, {"--top-k": top_k, "--html": html, "--format llama": form is ComparisonFormat.llama})
+    _check_shards(out, shard_rows)
     spaces = _spaces(given, 2)
     ks = _counts(top_k)
     labelled = labels is not None or tokens is not None
@@ -230,6 +238,7 @@ def compare(
                 base=base,
                 other=other,
                 columns=_names(columns),
+                dtype=None if dtype is None else dtype.value,
                 labels=labels,
                 tokens=tokens,
                 mask=mask,
@@ -298,6 +307,7 @@ def score(
     mask: MaskFile = None,
     groups: GroupFile = None,
     given: Annotated[str, typer.Option(help="Space of the rows: probs, counts, log_probs, logits.")] = "logits",
+    dtype: StoredAs = None,
     axis: Axis = -1,
     temperature: Temperature = 1.0,
     num_classes: NumClasses = None,
@@ -320,7 +330,7 @@ def score(
     measures = [measure.value for measure in measure or ([Measure.entropy] + [Measure.nll] * labelled)]
     if "nll" in measures and not labelled:
         raise typer.BadParameter("nll needs --labels or --tokens", param_hint="'--measure'")
-    _check_shards(out, shard_rows, {})
+    _check_shards(out, shard_rows)
     spaces = _spaces(given, 1)
     conditions = _conditions(fail_if, summary_names(measures))
     _spare_inputs({"--out": out}, [file, labels, tokens, mask, groups])
@@ -330,6 +340,7 @@ def score(
                 file=file,
                 measures=tuple(dict.fromkeys(measures)),
                 columns=_names(columns),
+                dtype=None if dtype is None else dtype.value,
                 labels=labels,
                 tokens=tokens,
                 mask=mask,
@@ -391,7 +402,7 @@ def _names(columns: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _check_shards(out: Path | None, shard_rows: int | None, others: dict[str, object]) -> None:
+def _check_shards(out: Path | None, shard_rows: int | None) -> None:
     """Check that parts are wanted where there can be some, and a file where there is no folder."""
     from kullback._files import SHARD_EXTENSIONS
 
@@ -404,9 +415,6 @@ def _check_shards(out: Path | None, shard_rows: int | None, others: dict[str, ob
         raise typer.BadParameter(f"needs --out FOLDER ending in {' or '.join(SHARD_EXTENSIONS)}", param_hint=hint)
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"{out} is a file, where parts need a folder", param_hint="'--out'")
-    for option, value in others.items():
-        if value:
-            raise typer.BadParameter(f"is not for {option}, which needs all rows again", param_hint=hint)
 
 
 def _exclusive(first: str, first_value: object, second: str, second_value: object) -> None:

@@ -16,11 +16,20 @@ from kullback import _core
 from kullback._accumulate import COLUMNS, LABELLED, Accumulator
 from kullback._files import AtomicFile, FileError, Packed, pair_matrices
 from kullback._plot import Histograms
-from kullback.cli.buckets import Tail, bucketed, has_tail, known_columns, labels_in_tail, spaces_of
+from kullback.cli.buckets import (
+    TAIL_COLUMNS,
+    Tail,
+    bucketed,
+    check_labels,
+    has_tail,
+    known_columns,
+    labels_in_tail,
+    spaces_of,
+)
 from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, Part, described, parts
-from kullback.cli.llama import LlamaStatistics
+from kullback.cli.llama import LLAMA_COLUMNS, LlamaStatistics, llama_columns
 from kullback.cli.overlap import Overlap
 from kullback.cli.report import Report
 from kullback.cli.scan import Options, Selection, result_dtype, scan
@@ -59,7 +68,7 @@ def compare_files(request: Request) -> dict[str, Any]:
     FileError, WriteError
         If an input cannot be read as asked, or a result cannot be written.
     """
-    every = parts(pair_matrices(request.base, request.other, request.columns), request.axis)
+    every = parts(pair_matrices(request.base, request.other, request.columns, request.dtype), request.axis)
     _check_classes(every, request.num_classes)
     selection = Selection(every, request)
     spaces = [spaces_of(part, request.given, request.temperature) for part in every]
@@ -70,9 +79,6 @@ def compare_files(request: Request) -> dict[str, Any]:
                     check_space(tensor, part.axis, given, request.num_classes)
     if request.llama and selection.labels is None:
         raise FileError(f"{request.base}: --format llama needs the tokens that follow: --labels or --tokens")
-
-    if request.shard_rows is not None and has_tail(every):
-        raise FileError(f"{request.base}: --shard-rows is not for llama.cpp's files, whose tail a part does not hold")
 
     names = _columns(labelled=selection.labels is not None)
     tail = Tail() if has_tail(every) else None
@@ -91,8 +97,14 @@ def compare_files(request: Request) -> dict[str, Any]:
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
         given = spaces[block.index]
-        has_unknown = any(clamped is not None for clamped in block.clamped)
-        matrices, mass = bucketed(block, given) if has_unknown else (block.matrices, None)
+        counted = np.ones(block.rows, bool) if mask is None else mask
+        if labels is not None:
+            counted = counted & (labels != request.ignore_index)
+        merged = None
+        if block.is_packed:
+            check_labels(block, labels, counted)
+            merged = bucketed(block, given, request.threads)
+        matrices = block.matrices if merged is None else merged.matrices
         columns, status = _core.compare_columns(
             matrices[0],
             matrices[1],
@@ -105,13 +117,16 @@ def compare_files(request: Request) -> dict[str, Any]:
             on_invalid=request.on_invalid,
             threads=request.threads,
         )
-        if tail is not None and mass is not None:
-            known_columns(block, given, labels, columns, status == 0)
-            tail.update(mass[status == 0], labels_in_tail(block, labels, status == 0))
-        if report is not None:
-            report.update(block, given, columns, status, labels)
+        scored = status == 0
+        if merged is not None:
+            known_columns(block, merged.tops, given, labels, columns, scored)
+        if tail is not None:
+            columns["tail"] = np.zeros(block.rows) if merged is None else merged.mass
+            columns["label_in_tail"] = labels_in_tail(block, labels, scored)
+        if overlap is not None:
+            columns |= overlap.shares(*block.matrices)
         if llama is not None and labels is not None:
-            llama.update(block, given, labels, status == 0)
+            columns |= llama_columns(block, given, labels, scored, request.temperature, request.threads)
         return columns, status
 
     dtype = result_dtype(every)
@@ -121,12 +136,25 @@ def compare_files(request: Request) -> dict[str, Any]:
     def update(
         block: Block, columns: dict[str, NDArray[Any]], status: NDArray[np.uint8], groups: NDArray[Any] | None
     ) -> None:
-        accumulator.update(columns, status, groups)
+        accumulator.update({name: columns[name] for name in names}, status, groups)
+        if tail is not None:
+            tail.update(columns, status == 0)
+        if overlap is not None:
+            overlap.update(columns, status, groups)
+        if llama is not None:
+            llama.update(columns, status == 0)
         if histograms is not None:
             histograms.update(columns)
-        if overlap is not None:
-            overlap.update(block.matrices[0], block.matrices[1], status, groups)
+        if report is not None:
+            report.update(block, columns, status)
 
+    stored = {name: np.dtype(bool) if name == "same_top" else dtype for name in names}
+    if tail is not None:
+        stored |= TAIL_COLUMNS
+    if overlap is not None:
+        stored |= overlap.columns
+    if llama is not None:
+        stored |= LLAMA_COLUMNS
     with ExitStack() as stack:
         single = request.out is not None and request.shard_rows is None
         out = stack.enter_context(AtomicFile(request.out)) if request.out and single else None
@@ -136,7 +164,7 @@ def compare_files(request: Request) -> dict[str, Any]:
             every,
             selection,
             kernel,
-            {name: np.dtype(bool) if name == "same_top" else dtype for name in names},
+            stored,
             update,
             out,
             request,
@@ -150,6 +178,7 @@ def compare_files(request: Request) -> dict[str, Any]:
             document["llama"] = llama.summary()
         title = f"{Path(request.base).name} against {Path(request.other).name}"
         if report is not None and page is not None:
+            report.look_up(every, selection, spaces, request.num_classes)
             with page.reporting():
                 page.file.write(report.page(document, title=title).encode())
         if histograms is not None and picture is not None:

@@ -7,17 +7,21 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback._files import FileError, PackedRows, Rows, Tensor, open_rows, select_aligned
+from kullback._files import Codes, FileError, PackedRows, Rows, Tensor, open_rows, select_aligned
 
 __all__ = ["Aligned", "Block", "Labels", "Part", "blocks", "described", "in_terms_of_options", "parts", "sample"]
 
 BLOCK_BYTES = 16 << 20
 """Bytes of a matrix read at once: a few ms of work a block against about 0.2 ms of Python around it."""
+
+PACKED_BYTES = 4 << 20
+"""The same for llama.cpp's rows, as float32: what they are decoded to is read again and should still be in cache."""
 
 BLOCK_ROWS = 1 << 17
 """Rows of a block at most: with few classes the results, up to 88 bytes a row, weigh more than what is read."""
@@ -261,22 +265,29 @@ class Block:
         Its number.
     start : int
         The first row within the part.
-    matrices : list of ndarray
-        Of shape (rows, classes), one of each input.
-    clamped : list of ndarray or None
-        Of each input, which elements stand for "at most this"; None where none can.
+    held : list of ndarray or Codes
+        Of each input, an array of shape (rows, classes), or rows of codes that are not decoded yet.
     """
 
     part: Part
     index: int
     start: int
-    matrices: list[NDArray[Any]]
-    clamped: list[NDArray[np.bool_] | None]
+    held: list[NDArray[Any] | Codes]
+
+    @cached_property
+    def matrices(self) -> list[NDArray[Any]]:
+        """Arrays of shape (rows, classes), one of each input."""
+        return [held.values() if isinstance(held, Codes) else held for held in self.held]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether some input holds codes, and with them entries that stand for "at most this"."""
+        return any(isinstance(held, Codes) for held in self.held)
 
     @property
     def rows(self) -> int:
         """How many rows there are."""
-        return len(self.matrices[0])
+        return len(self.held[0])
 
     @property
     def stop(self) -> int:
@@ -322,20 +333,17 @@ def blocks(
                 for reader in readers:
                     opened.callback(reader.close)
                 widest = max(tensor.shape[part.axis] * tensor.dtype.itemsize for tensor in part.tensors)
-                step = min(max(1, BLOCK_BYTES // max(widest, 1)), BLOCK_ROWS)
+                packed = any(isinstance(reader, PackedRows) for reader in readers)
+                step = min(max(1, (PACKED_BYTES if packed else BLOCK_BYTES) // max(widest, 1)), BLOCK_ROWS)
                 for start in range(max(first - part.first, 0), part.rows, step):
                     stop = min(start + step, part.rows)
-                    matrices: list[NDArray[Any]] = []
-                    clamped: list[NDArray[np.bool_] | None] = []
+                    held: list[NDArray[Any] | Codes] = []
                     for reader in readers:
                         if isinstance(reader, PackedRows):
-                            rows, unknown = reader.parts(start, stop)
-                            matrices.append(rows[:, :classes])
-                            clamped.append(unknown[:, :classes])
+                            held.append(reader.codes(start, stop, classes))
                         else:
-                            matrices.append(reader.read(start, stop)[:, :classes])
-                            clamped.append(None)
-                    yield Block(part, index, start, matrices, clamped)
+                            held.append(reader.read(start, stop)[:, :classes])
+                    yield Block(part, index, start, held)
                     for source in (*readers, *also):
                         source.release()
 
@@ -396,7 +404,7 @@ def in_terms_of_options(message: str, block: Block | None = None) -> str:
     >>> from kullback._files import Tensor
     >>> from kullback.cli.inputs import Block, Part, in_terms_of_options
     >>> part = Part((Tensor(Path("x.npy"), "", (3, 4, 2), np.dtype("f4"), 128),), 2, 0, 0)
-    >>> block = Block(part, 0, 5, [np.zeros((7, 2))], [None])
+    >>> block = Block(part, 0, 5, [np.zeros((7, 2))])
     >>> in_terms_of_options("label 2 of row 1 is out of range for 2 classes", block)
     'label 2 of row 6 (sequence 1, position 2) is out of range for 2 classes'
     >>> in_terms_of_options('for counts pass given="counts"')

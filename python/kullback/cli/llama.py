@@ -7,21 +7,23 @@ be negative; errors take all rows for independent; percentiles are of every row.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback import functional
+from kullback import _core, functional
 from kullback._accumulate import EXACT_ROWS
+from kullback._files import Codes
 from kullback._percentiles import Percentiles
 from kullback.cli.checks import Space
 from kullback.cli.inputs import Block
 
-__all__ = ["LlamaStatistics", "render_llama"]
+__all__ = ["LLAMA_COLUMNS", "LlamaStatistics", "llama_columns", "render_llama"]
 
-_LEAST = -16.0
-"""Log-probabilities of the base from which on a term counts."""
+LLAMA_COLUMNS = dict.fromkeys(("llama_kld", "llama_nll_base", "llama_nll_other"), np.dtype(np.float64))
+"""What llama.cpp's figures are made of, row by row."""
 
 _KL_PERCENTS = (99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0, 0.1)
 _P_PERCENTS = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0, 25.0, 10.0, 5.0, 1.0, 0.1)
@@ -43,33 +45,24 @@ class LlamaStatistics:
         self._ends = {"kld": (math.inf, -math.inf), "delta_p": (math.inf, -math.inf)}
         self._percentiles = {name: Percentiles(EXACT_ROWS, binned=rows > EXACT_ROWS) for name in self._ends}
 
-    def update(self, block: Block, spaces: tuple[Space, ...], labels: NDArray[Any], scored: NDArray[np.bool_]) -> None:
+    def update(self, columns: Mapping[str, NDArray[Any]], scored: NDArray[np.bool_]) -> None:
         """Add the scored rows of a block.
 
         Parameters
         ----------
-        block : Block
-            Base and other.
-        spaces : tuple of str
-            What they hold.
-        labels : ndarray of int
-            The token that followed.
+        columns : mapping of str to ndarray
+            ``same_top`` and what `llama_columns` gives.
         scored : ndarray of bool
             Which rows count.
         """
         if not scored.any():
             return
-        base, other = (_log_probs(rows[scored], space) for rows, space in zip(block.matrices, spaces, strict=True))
-        at = labels[scored][:, None].astype(np.int64)
-        counted = base > _LEAST
-        with np.errstate(invalid="ignore"):
-            kld = np.where(counted, np.exp(base) * (base - other), 0.0).sum(axis=1)
-        nll_base, nll = (-np.take_along_axis(x, at, 1)[:, 0] for x in (base, other))
+        kld, nll_base, nll = (columns[name][scored] for name in LLAMA_COLUMNS)
         delta = np.exp(-nll) - np.exp(-nll_base)
         self._count += len(kld)
-        self._same += int(np.count_nonzero(base.argmax(axis=1) == other.argmax(axis=1)))
-        columns = (nll, nll**2, nll_base, nll_base**2, nll * nll_base, kld, kld**2, delta, delta**2, delta**4)
-        self._sums += [column.sum() for column in columns]
+        self._same += int(np.count_nonzero(columns["same_top"][scored]))
+        sums = (nll, nll**2, nll_base, nll_base**2, nll * nll_base, kld, kld**2, delta, delta**2, delta**4)
+        self._sums += [column.sum() for column in sums]
         for name, values in (("kld", kld), ("delta_p", delta)):
             low, high = self._ends[name]
             self._ends[name] = min(low, float(values.min())), max(high, float(values.max()))
@@ -113,16 +106,74 @@ class LlamaStatistics:
         }
 
 
-def _log_probs(rows: NDArray[Any], space: Space) -> NDArray[np.float64]:
+def llama_columns(
+    block: Block,
+    spaces: Sequence[Space],
+    labels: NDArray[Any],
+    scored: NDArray[np.bool_],
+    temperature: float,
+    threads: int | None,
+) -> dict[str, NDArray[np.float64]]:
+    """Evaluate llama.cpp's divergence and -ln p of the labels, in double precision.
+
+    Parameters
+    ----------
+    block : Block
+        Base and other.
+    spaces : sequence of str
+        What they hold.
+    labels : ndarray of int
+        The token that followed.
+    scored : ndarray of bool
+        Which rows count; the others are NaN.
+    temperature : float
+        What logits are divided by.
+    threads : int or None
+        How many threads to use.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The columns of `LLAMA_COLUMNS`.
+    """
+    rows = np.flatnonzero(scored)
+    at = labels[rows].astype(np.int64)
+    matrices: list[NDArray[Any]] = []
+    shifts: list[NDArray[np.float64]] = []
+    likelihoods: list[NDArray[np.float64]] = []
+    classes = 0
+    for held, space in zip(block.held, spaces, strict=True):
+        if isinstance(held, Codes):
+            matrices.append(held.packed)
+            shifts.append(np.zeros(block.rows))
+            likelihoods.append(-held.at(rows, at).astype(np.float64))
+            classes = held.classes
+        else:
+            logs, shift = _logarithms(held, space, temperature)
+            matrices.append(logs)
+            shifts.append(shift)
+            likelihoods.append(shift[rows] - logs[rows, at])
+            classes = logs.shape[1]
+    kld = _core.clipped_divergence(matrices[0], matrices[1], shifts[0], shifts[1], classes, threads)
+    found = {name: np.full(block.rows, np.nan) for name in LLAMA_COLUMNS}
+    for name, values in zip(LLAMA_COLUMNS, (kld[rows], *likelihoods), strict=True):
+        found[name][rows] = values
+    return found
+
+
+def _logarithms(
+    rows: NDArray[Any], space: Space, temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give logarithms of masses, and what to subtract of each row."""
     values = rows.astype(np.float64)
+    nothing = np.zeros(len(values))
     if space in ("probs", "counts"):
-        with np.errstate(divide="ignore"):
-            logs: NDArray[np.float64] = np.log(values / values.sum(axis=1, keepdims=True))
-        return logs
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(values / values.sum(axis=1, keepdims=True)), nothing
     if space == "log_probs":
-        return values
-    normalised: NDArray[np.float64] = functional.log_softmax(values, dim=-1)
-    return normalised
+        return values, nothing
+    values /= temperature
+    return values, functional.logsumexp(values, dim=-1)
 
 
 def _with_error(mean: float, square: float, n: int) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,24 +57,41 @@ class Overlap:
         # A share of each row, as total variation is one: means and errors are made the same way.
         self._shares = {k: Accumulator(("tv",), expected_rows=rows) for k in ks}
 
+    @property
+    def columns(self) -> dict[str, np.dtype[Any]]:
+        """What `shares` gives."""
+        return {f"top_{k}": np.dtype(np.float64) for k in self._ks}
+
+    def shares(self, base: NDArray[Any], other: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+        """Give the share of the k best classes of each row that both have.
+
+        Parameters
+        ----------
+        base, other : ndarray, shape (rows, classes)
+        """
+        most = max(self._ks)
+        best = [best_classes(rows, most) for rows in (base, other)]
+        found = {}
+        for k in self._ks:
+            first, second = (np.sort(classes[:, :k], axis=1) for classes in best)
+            both = np.sort(np.concatenate([first, second], axis=1), axis=1)
+            found[f"top_{k}"] = np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1) / k
+        return found
+
     def update(
-        self, base: NDArray[Any], other: NDArray[Any], status: NDArray[Any], groups: NDArray[Any] | None
+        self, columns: Mapping[str, NDArray[Any]], status: NDArray[np.uint8], groups: NDArray[Any] | None
     ) -> None:
         """Add the rows of a block.
 
         Parameters
         ----------
-        base, other : ndarray, shape (rows, classes)
+        columns : mapping of str to ndarray
+            Among others what `shares` gave.
         status, groups
             As for `kullback.Accumulator.update`.
         """
-        most = max(self._ks)
-        best = [best_classes(rows, most) for rows in (base, other)]
         for k, shares in self._shares.items():
-            first, second = (np.sort(classes[:, :k], axis=1) for classes in best)
-            both = np.sort(np.concatenate([first, second], axis=1), axis=1)
-            shared = np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1)
-            shares.update({"tv": shared / k}, status, groups)
+            shares.update({"tv": columns[f"top_{k}"]}, status, groups)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Give mean share and its error for each k."""

@@ -32,6 +32,7 @@ class Options:
     """What the user asked of a reading; the attributes are the options of the command line."""
 
     columns: tuple[str, ...] | None
+    dtype: str | None
     labels: str | None
     tokens: str | None
     mask: str | None
@@ -187,8 +188,8 @@ def _scan_shards(
                 if start >= stop:
                     continue
                 # The rows without what was read of them: their places and groups are what is asked for.
-                nothing: list[NDArray[Any]] = [np.empty((stop - start, 0))]
-                block = Block(part, index, start - part.first, nothing, [None])
+                nothing = np.empty((stop - start, 0))
+                block = Block(part, index, start - part.first, [nothing])
                 kept = {name: values[start - first : stop - first] for name, values in results.items()}
                 _, _, groups = selection.of(block, kept["sequence"])
                 update(block, {name: kept[name] for name in columns}, kept["status"], groups)
@@ -221,7 +222,7 @@ def _identity(
     for path in {tensor.path for tensor in inputs}:
         found = path.stat()
         files[str(path)] = [found.st_size, found.st_mtime_ns]
-    ours = {"out", "threads", "quiet", "check", "plot"}
+    ours = {"out", "threads", "quiet", "check", "plot", "html"}
     asked = {name: value for name, value in vars(options).items() if name not in ours}
     return {
         "version": kullback.__version__,

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 import kullback
 from kullback._accumulate import EXACT_ROWS, Accumulator
-from kullback._files import AtomicFile, FileError, Packed, select_matrices
+from kullback._files import AtomicFile, Codes, FileError, Packed, select_matrices
 from kullback._percentiles import PERCENTS, Percentiles
-from kullback.cli.buckets import bucketed, spaces_of
+from kullback.cli.buckets import bucketed, check_labels, label_nll, spaces_of
 from kullback.cli.checks import Space, check_space
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, described, parts
@@ -54,7 +54,7 @@ def score_file(request: Request) -> dict[str, Any]:
     FileError, WriteError
         If an input cannot be read as asked, or a result cannot be written.
     """
-    every = parts([(tensor,) for tensor in select_matrices(request.file, request.columns)], request.axis)
+    every = parts([(tensor,) for tensor in select_matrices(request.file, request.columns, request.dtype)], request.axis)
     for part in every:
         if request.num_classes is not None and request.num_classes > part.classes[0]:
             raise FileError(
@@ -68,13 +68,15 @@ def score_file(request: Request) -> dict[str, Any]:
     def kernel(
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
-        (matrix,), (clamped,), (given,) = block.matrices, block.clamped, spaces[block.index]
-        known = matrix
-        if clamped is not None:
-            (matrix,), _ = bucketed(block, (given,))
+        (held,), (given,) = block.held, spaces[block.index]
         counted = np.ones(block.rows, bool) if mask is None else mask
         if labels is not None:
             counted = counted & (labels != request.ignore_index)
+        if isinstance(held, Codes):
+            check_labels(block, labels, counted)
+            matrix = bucketed(block, (given,), request.threads).matrices[0]
+        else:
+            matrix = held
         options: dict[str, Any] = {
             "given": given,
             "temperature": request.temperature,
@@ -86,9 +88,8 @@ def score_file(request: Request) -> dict[str, Any]:
         for measure in request.measures:
             if measure == "nll" and labels is not None:
                 columns[measure] = kullback.nll(matrix, labels, ignore_index=request.ignore_index, **options)
-                if clamped is not None:
-                    at = np.where(counted, labels, 0)[:, None].astype(np.int64)
-                    columns[measure] = np.where(counted, -np.take_along_axis(known, at, 1)[:, 0], np.nan)
+                if isinstance(held, Codes):
+                    columns[measure][counted] = label_nll(held, labels, counted, given)
             else:
                 columns[measure] = kullback.entropy(matrix, **options)
         invalid = np.logical_or.reduce([np.isnan(column) for column in columns.values()])
