@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -542,6 +546,340 @@ def test_torch_compile_sees_one_graph(name: str) -> None:
         torch.testing.assert_close(g, e, rtol=0, atol=0)
 
 
+def test_one_graph_serves_every_shape() -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def loss(x: Any, y: Any) -> Any:
+        soft = F.kl_div(F.log_softmax(x, 1), F.softmax(x.detach() * 0.5, 1), reduction="batchmean")
+        binary = F.binary_cross_entropy_with_logits(x, F.softmax(x.detach(), 1))
+        return F.cross_entropy(x, y, label_smoothing=0.1) + soft + binary + F.logsumexp(x, 1).mean()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
+    # The first tensor outside of a graph loads what is for tensors, which graphs made before do not know.
+    F.softmax(seeded(1), 0)
+    for n, c in ((4, 5), (9, 3), (17, 40), (2, 7)):
+        x, y = seeded(n, c, dtype=torch.float32), torch.arange(n) % c
+        got, expected = (x.clone().requires_grad_() for _ in range(2))
+        value = compiled(got, y)
+        assert torch.equal(value, loss(expected, y))
+        torch.testing.assert_close(
+            torch.autograd.grad(value, got)[0], torch.autograd.grad(loss(expected, y), expected)[0], rtol=0, atol=0
+        )
+    assert counter.frame_count == 1
+
+
+def compiles() -> bool:
+    """Whether there is a C++ compiler, which inductor needs."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not compiles(), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("library", ["torch", "kullback"])
+def test_a_compiled_training_is_that_of_torch(library: str) -> None:
+    from kullback import nn
+
+    torch._dynamo.reset()
+    losses = nn if library == "kullback" else torch.nn
+    x, y = seeded(64, 12, dtype=torch.float32), torch.arange(64) % 5
+    teacher = TF.softmax(seeded(64, 5, dtype=torch.float32), 1)
+    hard, soft = losses.CrossEntropyLoss(label_smoothing=0.1), losses.KLDivLoss(reduction="batchmean")  # type: ignore[attr-defined]
+    normal = losses.LogSoftmax(1)  # type: ignore[attr-defined]
+
+    def curve(wrap: Callable[..., Any], hard: Any, soft: Any, normal: Any) -> list[float]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(12, 5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+
+        def step(x: Any, y: Any, teacher: Any) -> Any:
+            logits = model(x)
+            return hard(logits, y) + soft(normal(logits), teacher)
+
+        step = wrap(step)
+        values = []
+        for i in range(12):
+            part = slice(0, 64 - i)
+            optimizer.zero_grad()
+            value = step(x[part], y[part], teacher[part])
+            value.backward()
+            optimizer.step()
+            values.append(float(value.detach()))
+        return values
+
+    eager = curve(
+        lambda f: f,
+        torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+        torch.nn.KLDivLoss(reduction="batchmean"),
+        torch.nn.LogSoftmax(1),
+    )
+    compiled = curve(lambda f: torch.compile(f, fullgraph=True), hard, soft, normal)
+    np.testing.assert_allclose(compiled, eager, rtol=2e-6)
+    assert compiled[-1] < compiled[0] - 0.1
+
+
+def calls_of_operators() -> dict[str, tuple[Any, ...]]:
+    """Give arguments of every operator that is registered."""
+    x, t = seeded(3, 4).requires_grad_(), (seeded(3, 4).sigmoid() * 0.8 + 0.1).requires_grad_()
+    y, w = torch.tensor([0, 3, -100]), torch.rand(4).double() + 0.5
+    g, rows = seeded(3), torch.tensor([True, False, True])
+    plain = lambda *args: tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)
+    quantity = (None, None, rows, "kl_divergence", None, ["logits", "probs"], -1, True, 2.0, [1.5, 1.0], "none")
+    probs = TF.softmax(seeded(3, 4), 1).requires_grad_()
+    return {
+        "softmax": (x, "softmax", 1),
+        "softmax_backward": plain(x, TF.softmax(x, 1), x, "softmax", 1, [True]),
+        "logsumexp": (x, [0, 1], False),
+        "logsumexp_backward": plain(g[0], x.logsumexp((0, 1)), x, [0, 1], False, [True]),
+        "kl_div": (x, t, "batchmean", False),
+        "kl_div_backward": plain(g[0], None, x, t, "batchmean", False, [True, True]),
+        "binary_cross_entropy": (t, t.detach(), None, None, "mean", False),
+        "binary_cross_entropy_backward": plain(g[0], None, t, t, w, None, "mean", False, [True, True, False, False]),
+        "binary_cross_entropy_with_logits": (x, t, w, w + 1, "none", True),
+        "binary_cross_entropy_with_logits_backward": plain(
+            x, None, x, t, w, w, "none", True, [True, False, False, False]
+        ),
+        "cross_entropy": (x, y, w, -100, "mean", 0.1),
+        "cross_entropy_backward": plain(
+            g[0],
+            torch.ops.kullback.cross_entropy(x, y, w, -100, "mean", 0.1)[1],
+            x,
+            y,
+            w,
+            -100,
+            "mean",
+            0.1,
+            [True, False, False],
+        ),
+        "nll_loss": (x, y, w, -100, "none"),
+        "nll_loss_backward": plain(
+            g, torch.ops.kullback.nll_loss(x, y, w, -100, "none")[1], x, y, w, -100, "none", [True, False, False]
+        ),
+        "quantity": (x, probs, *quantity, "raise", None),
+        "quantity_backward": plain(
+            seeded(3, 1), None, x, probs, *quantity, "raise", None, [True, True, False, False, False]
+        ),
+    }
+
+
+def test_opcheck_on_every_operator() -> None:
+    import kullback._torch
+
+    calls = calls_of_operators()
+    defined = {
+        name
+        for op in (*kullback._torch.Operator.__subclasses__(), kullback._torch.BinaryCrossEntropyWithLogits)
+        for name in (op.name, op.name + "_backward")
+    }
+    assert set(calls) == defined
+    for name, args in calls.items():
+        operator = getattr(torch.ops.kullback, name).default
+        assert set(torch.library.opcheck(operator, args).values()) == {"SUCCESS"}, name
+    x, soft = calls["softmax"][0], TF.softmax(seeded(3, 4), 1).requires_grad_()
+    for args in ((x, soft, None, -100, "none", 0.0), (x, soft, seeded(4).exp().requires_grad_(), -100, "mean", 0.1)):
+        torch.library.opcheck(torch.ops.kullback.cross_entropy.default, args)
+    for reduction in ("none", "sum"):
+        for axis in (0, 1, 2, -2):
+            args = (seeded(3, 4, 2), None, None, None, None, "entropy", None, ["logits"], axis, reduction == "none")
+            torch.library.opcheck(
+                torch.ops.kullback.quantity.default,
+                (args[0].requires_grad_(), *args[1:], None, [2.0], reduction, "raise", 1),
+            )
+            one = (seeded(3, 4, 2)[0, 0], None, None, None, "js_distance", None, ["logits"], axis, reduction == "none")
+            torch.library.opcheck(
+                torch.ops.kullback.quantity.default,
+                (seeded(2, 2, 2), one[0].requires_grad_(), *one[1:], None, [1.0], reduction, "raise", None),
+            )
+
+
+class Tagged(torch.Tensor):
+    """A tensor of another class."""
+
+
+def test_tensors_of_other_classes_stay_what_they_are() -> None:
+    x, y = seeded(4, 5), torch.arange(4)
+    for ours, theirs in (
+        (lambda v: F.softmax(v, 1), lambda v: TF.softmax(v, 1)),
+        (lambda v: F.cross_entropy(v, y), lambda v: TF.cross_entropy(v, y)),
+        (lambda v: F.kl_div(v, x.exp(), reduction="sum"), lambda v: TF.kl_div(v, x.exp(), reduction="sum")),
+        (lambda v: kb.entropy(v, given="logits", reduction="sum"), lambda v: (-v.softmax(1) * v.log_softmax(1)).sum()),
+    ):
+        leaf, same = (x.clone().requires_grad_() for _ in range(2))
+        got, expected = ours(leaf.as_subclass(Tagged)), theirs(same.as_subclass(Tagged))
+        assert type(got) is type(expected) is Tagged
+        torch.testing.assert_close(got, expected)
+        got.sum().backward()
+        expected.sum().backward()
+        torch.testing.assert_close(leaf.grad, same.grad)
+        parameter = torch.nn.Parameter(x)
+        assert type(ours(parameter)) is torch.Tensor and ours(parameter).requires_grad
+
+
+def test_fake_tensors_have_shapes_and_dtypes() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(7, 5, dtype=torch.bfloat16, requires_grad=True)
+        y = torch.empty(7, dtype=torch.long)
+        assert F.cross_entropy(x, y, reduction="none").shape == (7,)
+        assert F.softmax(x, 1).dtype == torch.bfloat16
+        found = kb.js_distance(x, x[0], given="logits", keepdims=True)
+        assert found.shape == (7, 1) and found.dtype == torch.float32 and found.requires_grad
+        F.cross_entropy(x, y).backward()
+        assert x.grad is not None and x.grad.shape == x.shape and x.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_has_torchs_dtypes(dtype: Any, compiled: bool) -> None:
+    x, y = seeded(6, 5, dtype=torch.float32), torch.arange(6) % 5
+    t = seeded(6, 5, dtype=torch.float32).sigmoid()
+
+    def losses(library: Any, logsumexp: Any, x: Any, t: Any) -> list[Any]:
+        h, p = x.to(dtype), t.to(dtype)
+        return [
+            library.cross_entropy(h, y),
+            library.cross_entropy(h, p, label_smoothing=0.1),
+            library.nll_loss(h, y),
+            library.kl_div(h, p, reduction="sum"),
+            library.binary_cross_entropy(p, p),
+            library.binary_cross_entropy_with_logits(h, p),
+            library.softmax(h, 1),
+            library.log_softmax(h, 1),
+            logsumexp(h, 1),
+        ]
+
+    def ours(x: Any, t: Any) -> list[Any]:
+        return losses(F, F.logsumexp, x, t)
+
+    torch._dynamo.reset()
+    if compiled:
+        ours = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    leaf, same = (x.clone().requires_grad_() for _ in range(2))
+    with torch.autocast("cpu", dtype=dtype):
+        got, expected = ours(leaf, t), losses(TF, torch.logsumexp, same, t)
+    for g, e in zip(got, expected, strict=True):
+        assert g.dtype == e.dtype
+        torch.testing.assert_close(g, e, rtol=4 * EPS[g.dtype], atol=4 * EPS[g.dtype])
+    sum(g.sum() for g in got).backward()
+    sum(e.sum() for e in expected).backward()
+    torch.testing.assert_close(leaf.grad, same.grad, rtol=0.02, atol=0.02)
+
+
+def test_lazily_negated_tensors() -> None:
+    x = torch.randn(4, 5, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)).conj().imag
+    y = torch.arange(4)
+    assert x.is_neg()
+    torch.testing.assert_close(F.cross_entropy(x, y), TF.cross_entropy(x, y))
+    torch.testing.assert_close(F.softmax(x, 0), TF.softmax(x, 0))
+    torch.testing.assert_close(kb.entropy(x, given="logits"), kb.entropy(x.resolve_neg(), given="logits"))
+    leaf = seeded(4, 5).requires_grad_()
+    F.cross_entropy(torch._neg_view(leaf), y).backward()
+    same = leaf.detach().clone().requires_grad_()
+    TF.cross_entropy(-same, y).backward()
+    torch.testing.assert_close(leaf.grad, same.grad)
+    with pytest.raises(TypeError, match="out is a lazily negated tensor"):
+        kb.entropy(x, given="logits", out=torch._neg_view(torch.empty(4, dtype=torch.float64)))
+
+
+def test_tensors_of_inference_mode() -> None:
+    with torch.inference_mode():
+        x = seeded(4, 5)
+        weight = torch.nn.Parameter(seeded(5))
+        assert F.cross_entropy(x * weight, torch.arange(4)).is_inference()
+        assert not kb.entropy(x * weight, given="logits").requires_grad
+    assert not F.softmax(x, 1).requires_grad
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+        F.kl_div(x, seeded(4, 5).requires_grad_(), reduction="sum")
+
+
+def test_hooks_see_the_gradients() -> None:
+    from kullback import nn
+
+    seen: list[Any] = []
+    x = seeded(4, 5).requires_grad_()
+    inner = x * 1
+    inner.register_hook(seen.append)
+    module = nn.CrossEntropyLoss()
+    module.register_forward_hook(lambda *args: seen.append(args[2].detach()))
+    module.register_full_backward_hook(lambda *args: seen.append(args[1][0]))
+    value = module(inner, torch.arange(4))
+    value.backward()
+    assert len(seen) == 3 and torch.equal(seen[0], value.detach())
+    assert torch.equal(seen[1], x.grad) and torch.equal(seen[2], x.grad)
+
+
+def test_a_gradient_of_a_gradient_that_does_not_use_it() -> None:
+    """Under ``create_graph`` a first derivative is as good as ever."""
+    x = seeded(4, 5).requires_grad_()
+    (grad,) = torch.autograd.grad(F.cross_entropy(x, torch.arange(4)) + (x**3).sum(), x, create_graph=True)
+    assert grad.requires_grad
+    plain = torch.autograd.grad(F.cross_entropy(x, torch.arange(4)) + (x**3).sum(), x)[0]
+    assert torch.equal(grad.detach(), plain)
+
+
+@pytest.mark.parametrize("flags", [(a, b) for a in (None, True, False) for b in (None, True, False)], ids=str)
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if "softm" not in n and n != "logsumexp"])
+def test_deprecated_flags_warn_as_torch_does(name: str, flags: Any) -> None:
+    args = {
+        "nn.functional.cross_entropy": (seeded(2, 3), torch.tensor([0, 2])),
+        "nn.functional.nll_loss": (seeded(2, 3), torch.tensor([0, 2])),
+    }.get(name, (seeded(2, 3).sigmoid(), seeded(3, 2).T.sigmoid()))
+    found = []
+    for function in FUNCTIONS[name]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            value = function(*args, size_average=flags[0], reduce=flags[1])
+        found.append((value, [(w.category, str(w.message)) for w in caught]))
+        assert name == "nn.functional.kl_div" or len(caught) == (flags != (None, None))
+        if function is FUNCTIONS[name][0]:
+            assert all(w.filename == __file__ for w in caught)
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's count of resident memory")
+@pytest.mark.parametrize("loss", ["cross_entropy", "soft", "nll_loss", "kl_div", "binary", "kl_divergence"])
+def test_a_loss_allocates_its_gradient_and_little_else(loss: str) -> None:
+    """The peak of resident memory over a forward and a backward pass: what torch allocates and what we do."""
+    script = f"""
+import torch, kullback as kb, kullback.functional as F
+def function(x, t, y):
+    return {{
+        "cross_entropy": lambda: F.cross_entropy(x, y, label_smoothing=0.1),
+        "soft": lambda: F.cross_entropy(x, t),
+        "nll_loss": lambda: F.nll_loss(x, y),
+        "kl_div": lambda: F.kl_div(x, t, reduction="batchmean"),
+        "binary": lambda: F.binary_cross_entropy_with_logits(x, t),
+        "kl_divergence": lambda: kb.kl_divergence(t, x, given=("probs", "logits"), reduction="mean"),
+    }}[{loss!r}]()
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name + ":"))
+def risen(call):
+    open("/proc/self/clear_refs", "w").write("5")
+    before = kilobytes("VmRSS")
+    result = call()
+    print((kilobytes("VmHWM") - before) / 1024)
+    return result
+def ready(rows):
+    x, t = torch.rand(rows, 1024).requires_grad_(), torch.full((rows, 1024), 1 / 1024)
+    return x, t, torch.zeros(rows, dtype=torch.long)
+function(*ready(64)).backward()
+args = ready(16384)
+with torch.no_grad():
+    risen(lambda: function(*args))
+value = risen(lambda: function(*args))
+risen(value.backward)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    direct, forward, backward = map(float, done.stdout.split())
+    # The input takes 64 MB; 16384 doubles take an eighth of a megabyte.
+    assert max(direct, forward) < 4 and 60 < backward < 68, (direct, forward, backward)
+
+
 # ------------------------------------------------------------------------------------------------- information theory
 
 
@@ -675,19 +1013,124 @@ def test_gradients_at_zero_mass() -> None:
     assert grad[1].isfinite().all()
 
 
-def test_quantities_gradcheck() -> None:
-    for name in MEASURES:
-        count = 1 if name == "entropy" else 2
-        for space in ("counts", "logits"):
-            rows = tuple(rows_of(space, (3, 4), i).requires_grad_() for i in range(count))
-            function = getattr(kb, name)
-            assert torch.autograd.gradcheck(lambda *xs, f=function, s=space: f(*xs, given=s), rows)
+QUANTITIES: dict[str, tuple[Callable[..., Any], int]] = {
+    **{name: (getattr(kb, name), 1 if name == "entropy" else 2) for name in [*MEASURES, "js_distance"]},
+    "nll": (lambda q, **options: kb.nll(q, torch.tensor([0, 3, 1]), **options), 1),
+}
+
+
+def operands_of(name: str, space: str) -> tuple[Any, ...]:
+    return tuple(rows_of(space, (3, 4), i).requires_grad_() for i in range(QUANTITIES[name][1]))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_quantities_gradcheck(name: str, space: str) -> None:
+    function = QUANTITIES[name][0]
+    for options in ({}, {"reduction": "mean"}, {"keepdims": True, "base": 2.0}):
+        assert torch.autograd.gradcheck(
+            lambda *xs, o=options: function(*xs, given=space, **o), operands_of(name, space)
+        )
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_quantities_under_torch_func(name: str, space: str) -> None:
+    leaves = operands_of(name, space)
+    tensors = tuple(x.detach() for x in leaves)
+
+    def function(*xs: Any) -> Any:
+        return QUANTITIES[name][0](*xs, given=space, reduction="sum")
+
+    expected = torch.autograd.grad(function(*leaves), leaves)
+    got = torch.func.grad(function, argnums=tuple(range(len(tensors))))(*tensors)
+    for g, e in zip(got, expected, strict=True):
+        assert torch.equal(g, e)
+    # One row after the other.
+    other = tuple(x.flip(0) for x in tensors)
+    batch = tuple(torch.stack(pair, 1) for pair in zip(tensors, other, strict=True))
+    got = torch.func.vmap(function, 1)(*batch)
+    assert torch.equal(got, torch.stack([function(*tensors), function(*other)]))
+    each = torch.func.vmap(torch.func.grad(function), 1)(*batch)
+    assert torch.equal(each[0], expected[0])
+
+
+def test_labels_may_be_what_is_mapped_over() -> None:
+    q, labels = rows_of("logits", (3, 4), 0), torch.tensor([[0, 1, 2], [3, 3, 3]])
+    got = torch.func.vmap(lambda y: kb.nll(q, y, given="logits"))(labels)
+    assert torch.equal(got, torch.stack([kb.nll(q, y, given="logits") for y in labels]))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_quantities_are_one_graph(name: str, backend: str) -> None:
+    import kullback.torch  # noqa: F401
+
+    if backend == "inductor" and not compiles():
+        pytest.skip("inductor needs a C++ compiler")
+    function = QUANTITIES[name][0]
+    torch._dynamo.reset()
+    where = torch.tensor([True, True, False, True])
+
+    def loss(*xs: Any) -> Any:
+        by_row = function(*xs, given="logits", axis=-1, keepdims=True, temperature=2.0, base=2, where=where)
+        return by_row, function(*xs, given="logits", reduction="mean") + by_row.sum()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=backend)
+    leaves, same = operands_of(name, "logits"), operands_of(name, "logits")
+    (got, total), (expected, expected_total) = compiled(*leaves), loss(*same)
+    assert torch.equal(got, expected)
+    torch.testing.assert_close(total, expected_total)
+    pairs = zip(torch.autograd.grad(total, leaves), torch.autograd.grad(expected_total, same), strict=True)
+    for g, e in pairs:
+        torch.testing.assert_close(g, e)
+
+
+def test_graphs_take_the_options_of_the_quantities() -> None:
+    import kullback.torch  # noqa: F401
+
+    torch._dynamo.reset()
+    p, x = rows_of("probs", (5, 6), 0), rows_of("logits", (6,), 1)
+    labels, array = torch.tensor([1, -1, 0]), np.array([[0.25, 0.75], [1.0, 0.0]])
+
+    def function(p: Any, x: Any) -> Any:
+        mixed = kb.cross_entropy(p, x, given=("probs", "logits"), temperature=(1.0, 2.0), threads=1)
+        across = kb.entropy(p, axis=0, given="counts", rows=torch.ones(6, dtype=torch.bool))
+        ignored = kb.nll(p[:3], labels, ignore_index=-1, reduction="mean", on_invalid="nan")
+        return mixed, across, ignored, kb.entropy(array)
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for got, expected in zip(compiled(p, x), function(p, x), strict=True):
+        assert type(got) is type(expected)
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match="row 0 sums to"):
+        torch.compile(lambda p: kb.entropy(p), fullgraph=True, backend="aot_eager")(p * 2)
+
+
+def test_the_gradient_of_a_distance() -> None:
+    p, q = (rows_of("probs", (4, 6), i).requires_grad_() for i in range(2))
+    root = kb.js_divergence(p, q).sqrt()
+    for reduction, exact in (("none", root), ("sum", root.sum()), ("mean", root.mean())):
+        got = kb.js_distance(p, q, reduction=reduction)
+        weight = torch.arange(1, got.numel() + 1, dtype=torch.float64).reshape(got.shape)
+        pairs = zip(
+            torch.autograd.grad(got, (p, q), weight),
+            torch.autograd.grad(exact, (p, q), weight, retain_graph=True),
+            strict=True,
+        )
+        for g, e in pairs:
+            torch.testing.assert_close(g, e, rtol=1e-12, atol=0)
+    # Equal rows: a kink, where the gradient is 0; rows that do not count have 0 as well.
+    rows = torch.tensor([True, False, True, True])
+    same = torch.cat([p[:2].detach(), q[2:].detach()]).requires_grad_()
+    grad = torch.autograd.grad(kb.js_distance(p, same, rows=rows, reduction="mean"), same)[0]
+    assert torch.equal(grad[:2], torch.zeros(2, 6, dtype=torch.float64))
+    exact = torch.autograd.grad(kb.js_divergence(p, same).sqrt()[2:].sum() / 3, same)[0]
+    torch.testing.assert_close(grad[2:], exact[2:], rtol=1e-12, atol=0)
 
 
 def test_what_has_no_gradient_says_so() -> None:
     x = rows_of("logits", (3, 4), 0).requires_grad_()
-    with pytest.raises(TypeError, match="js_distance has no gradient"):
-        kb.js_distance(x, x, given="logits")
     with pytest.raises(TypeError, match="out cannot be part of a graph"):
         kb.entropy(x, given="logits", out=torch.empty(3, dtype=torch.float64))
     with pytest.raises(TypeError, match="requires a gradient"):
@@ -708,17 +1151,43 @@ def test_a_tensor_changed_in_place_is_noticed() -> None:
 # -------------------------------------------------------------------------------------------------------------- modules
 
 
-def test_modules_are_saved_and_copied() -> None:
+MODULES: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
+    "KLDivLoss": ({"reduction": "batchmean", "log_target": True}, (seeded(4, 3), seeded(4, 3))),
+    "CrossEntropyLoss": (
+        {"weight": seeded(3).exp(), "label_smoothing": 0.1, "reduction": "sum", "ignore_index": 2},
+        (seeded(4, 3), torch.tensor([0, 2, 1, 0])),
+    ),
+    "NLLLoss": ({"weight": seeded(3).exp(), "ignore_index": 1}, (seeded(4, 3), torch.tensor([0, 2, 1, 0]))),
+    "BCELoss": ({"weight": seeded(3).exp(), "reduction": "none"}, (seeded(4, 3).sigmoid(), seeded(3, 4).T.sigmoid())),
+    "BCEWithLogitsLoss": (
+        {"weight": seeded(3).exp(), "pos_weight": seeded(3).exp()},
+        (seeded(4, 3), seeded(3, 4).T.sigmoid()),
+    ),
+    "Softmax": ({"dim": 0}, (seeded(4, 3),)),
+    "LogSoftmax": ({"dim": -1}, (seeded(4, 3),)),
+    "Softmin": ({"dim": 1}, (seeded(4, 3),)),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_saved_and_copied(name: str) -> None:
     from kullback import nn
 
-    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1, reduction="sum")
-    expected = loss(X, T)
+    assert set(MODULES) == set(nn.__all__)
+    options, inputs = MODULES[name]
+    module, theirs = getattr(nn, name)(**options), getattr(torch.nn, name)(**options)
+    expected = module(*inputs)
+    torch.testing.assert_close(expected, theirs(*inputs))
+    assert repr(module) == repr(theirs) and isinstance(module, type(theirs))
+    assert list(module.state_dict()) == list(theirs.state_dict())
     buffer = io.BytesIO()
-    torch.save(loss.state_dict(), buffer)
-    other = nn.CrossEntropyLoss(weight=torch.zeros(3), label_smoothing=0.1, reduction="sum")
+    torch.save(theirs.state_dict(), buffer)
+    other = getattr(nn, name)(**{k: torch.zeros_like(v) if is_floating(v) else v for k, v in options.items()})
     other.load_state_dict(torch.load(io.BytesIO(buffer.getvalue())))
-    for module in (other, copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
-        assert torch.equal(module(X, T), expected)
+    for copied in (other, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(copied(*inputs), expected)
+    single = module.float()(*(x.float() if is_floating(x) else x for x in inputs))
+    assert single.dtype == torch.float32
 
 
 def test_training_is_the_same_step_for_step() -> None:

@@ -109,7 +109,8 @@ def compare(
     Returns
     -------
     Comparison
-        The columns, and their statistics.
+        The columns, and their statistics: NumPy's arrays of whatever the inputs are, because they are there to be
+        summed up, merged and saved. ``torch.from_numpy(c.kl)`` is a tensor of the same memory.
 
     Raises
     ------

@@ -12,7 +12,6 @@ __all__ = [
     "Chunks",
     "ExactSum",
     "GroupSums",
-    "Measured",
     "__version__",
     "as_ndarray",
     "as_rows",
@@ -38,6 +37,8 @@ __all__ = [
     "nll_loss",
     "nll_loss_backward",
     "number_strings",
+    "quantity",
+    "quantity_backward",
     "set_num_threads",
     "set_simd_level",
     "simd_level",
@@ -172,6 +173,41 @@ def nll(
     out: NDArray[Any] | None = None,
     threads: int | None = None,
 ) -> Any: ...
+def quantity(
+    p: Any,
+    q: Any,
+    labels: Any,
+    where: Any,
+    rows: Any,
+    name: str,
+    ignore_index: int | None,
+    given: _Spaces,
+    axis: SupportsIndex,
+    keepdims: bool,
+    base: float | None,
+    temperature: float | tuple[float, float],
+    reduction: str,
+    on_invalid: str,
+    threads: int | None,
+) -> Any: ...
+def quantity_backward(
+    by: SupportsIndex,
+    grad: Any,
+    p: Any,
+    q: Any,
+    labels: Any,
+    where: Any,
+    rows: Any,
+    name: str,
+    ignore_index: int | None,
+    given: _Spaces,
+    axis: SupportsIndex,
+    keepdims: bool,
+    base: float | None,
+    temperature: float | tuple[float, float],
+    reduction: str,
+    threads: int | None,
+) -> Any: ...
 def softmax(name: str, input: Any, dim: SupportsIndex) -> Any: ...
 def softmax_backward(name: str, grad: Any, result: Any, dim: SupportsIndex) -> Any: ...
 def logsumexp(input: Any, dim: SupportsIndex, keepdim: bool, wide: bool = False, like: Any = None) -> Any: ...
@@ -234,12 +270,6 @@ def get_num_threads() -> int: ...
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def set_simd_level(name: str) -> None: ...
-
-@final
-class Measured:
-    def value(self, rows: Any) -> Any: ...
-    def axis(self, rows: Any) -> int: ...
-    def gradient(self, grad: Any, rows: Any, by: SupportsIndex) -> Any: ...
 
 @final
 class ExactSum:

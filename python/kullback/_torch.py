@@ -1,18 +1,25 @@
 """Tensors through `kullback.functional`.
 
-Imported with the first tensor, when torch is already there. A call takes the cheapest of three routes: the native
-function; where a gradient is wanted `torch.autograd.Function` around it; under ``torch.compile`` and the transforms of
-``torch.func`` the operators ``torch.ops.kullback``, which the compiler can see and differentiate.
+Imported with the first tensor, when torch is already there. A call takes the cheapest of four routes: the native
+function; where a gradient is wanted `torch.autograd.Function` around it; under the transforms of ``torch.func`` one
+that they can take apart; under ``torch.compile``, and of tensors of other classes, the operators
+``torch.ops.kullback``, which torch can see and differentiate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _transforms_active
+from torch._C import _is_any_autocast_enabled as _autocast_enabled
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_dynamo_compiling
+from torch.nn.parameter import Parameter
 
 from kullback import _core
 from kullback.functional import reduce_axes
@@ -36,10 +43,15 @@ class Operator:
     """How many arguments, the first ones, are tensors or None."""
     constant: ClassVar[Sequence[tuple[int, str, str]]] = ()
     """Tensors without a gradient: which argument, its name, and torch's name of the function."""
+    is_loss: ClassVar[bool] = False
+    """Whether torch's autocast evaluates it in single precision."""
+
+    value: ClassVar[Callable[..., Tensor]]
+    """The result alone."""
 
     @staticmethod
-    def forward(save: bool, *args: Any) -> tuple[Tensor, Tensor | None]:
-        """Give the result, and the state if it is to be saved."""
+    def forward(*args: Any) -> tuple[Tensor, Tensor | None]:
+        """Give the result, and the state."""
         raise NotImplementedError
 
     @staticmethod
@@ -55,19 +67,56 @@ class Operator:
 
 def call(operator: type[Operator], *args: Any) -> Any:
     """Evaluate a function of tensors by the cheapest route that does what the caller wants."""
-    if torch.compiler.is_compiling():
-        found = getattr(torch.ops.kullback, operator.name)(*args)
-        return found[0] if operator.state == "own" else found
-    if torch._C._are_functorch_transforms_active():
+    if is_dynamo_compiling():
+        return _registered(operator, args)
+    if _transforms_active():
         _refuse(operator, args)
         found = _Transformed.apply(operator, *args)
         return found[0] if operator.state == "own" else found
-    if torch.is_grad_enabled():
-        for arg in args[: operator.tensors]:
-            if isinstance(arg, Tensor) and arg.requires_grad:
-                _refuse(operator, args)
-                return _Node.apply(operator, *args)
-    return operator.forward(False, *args)[0]
+    graph = foreign = False
+    n = operator.tensors
+    for arg in args[:n]:
+        if arg is None:
+            continue
+        kind = type(arg)
+        if kind is Tensor or kind is Parameter:
+            if arg.requires_grad:
+                graph = True
+        elif isinstance(arg, Tensor):
+            # Its class may have torch's operators done in a way of its own: a fake tensor does.
+            return _registered(operator, args)
+        else:
+            foreign = True
+    if _autocast_enabled():
+        args = _widened_for_autocast(operator, args)
+    if not graph or not torch.is_grad_enabled():
+        return operator.value(*args)
+    _refuse(operator, args)
+    if foreign:
+        tensors = (x if isinstance(x, Tensor) else None for x in args[:n])
+        return _Node.apply(operator, [None if isinstance(x, Tensor) else x for x in args[:n]], args[n:], *tensors)
+    return _Node.apply(operator, None, args[n:], *args[:n])
+
+
+def _registered(operator: type[Operator], args: tuple[Any, ...]) -> Any:
+    """Evaluate a function by torch's operator of it."""
+    args = _widened_for_autocast(operator, args)
+    n = operator.tensors
+    tensors = (x if x is None or isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)) for x in args[:n])
+    found = getattr(torch.ops.kullback, operator.name)(*tensors, *args[n:])
+    return found[0] if operator.state == "own" else found
+
+
+def _widened_for_autocast(operator: type[Operator], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast half precision to single where torch's autocast does: in losses, not in the softmaxes."""
+    if not operator.is_loss or not torch.is_autocast_enabled("cpu"):
+        return args
+    n = operator.tensors
+    return (*(x.float() if _is_half(x) else x for x in args[:n]), *args[n:])
+
+
+def _is_half(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
 
 
 def _refuse(operator: type[Operator], args: Sequence[Any]) -> None:
@@ -86,20 +135,35 @@ class _Node(torch.autograd.Function):
     """A call as a node of the graph. There is no second derivative: asking for one is torch's error."""
 
     @staticmethod
-    def forward(ctx: Any, operator: type[Operator], *args: Any) -> Tensor:
-        result, state = operator.forward(True, *args)
-        n = operator.tensors
-        ctx.save_for_backward(state, *args[:n])
-        ctx.operator, ctx.options = operator, args[n:]
+    def forward(
+        ctx: Any, operator: type[Operator], others: Sequence[Any] | None, options: Sequence[Any], *tensors: Any
+    ) -> Tensor:
+        result, state = operator.forward(*_merged(tensors, others), *options)
+        ctx.save_for_backward(state, *tensors)
+        ctx.call = operator, others, options
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        state, *tensors = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1 : 1 + len(tensors)]
-        grads = ctx.operator.backward(wanted, grad, state, *tensors, *ctx.options)
-        return (None, *grads, *(None for _ in ctx.options))
+        # Where nobody can ask for a second derivative its error need not be prepared.
+        return _gradients_once(ctx, grad) if torch.is_grad_enabled() else _gradients(ctx, grad)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> Any:
+    operator, others, options = ctx.call
+    state, *tensors = ctx.saved_tensors
+    grads = operator.backward(ctx.needs_input_grad[3:], grad, state, *_merged(tensors, others), *options)
+    return None, None, None, *grads
+
+
+_gradients_once = once_differentiable(_gradients)
+
+
+def _merged(tensors: Sequence[Any], others: Sequence[Any] | None) -> Sequence[Any]:
+    """Put what is no tensor back among the tensors."""
+    if others is None:
+        return tensors
+    return [x if other is None else other for x, other in zip(tensors, others, strict=True)]
 
 
 class _Transformed(torch.autograd.Function):
@@ -107,7 +171,7 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(operator: type[Operator], *args: Any) -> Any:
-        found = operator.forward(True, *args)
+        found = operator.forward(*args)
         return found if operator.state == "own" else found[0]
 
     @staticmethod
@@ -157,8 +221,9 @@ def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[
         results.append(function(*(x.select(d, i) if isinstance(d, int) else x for x, d in pairs)))
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
-    stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
-    return stacked, (0,) * len(stacked)
+    kind = type(results[0])
+    stacked = kind(torch.stack(column) for column in zip(*results, strict=True))
+    return stacked, kind([0] * len(stacked))
 
 
 def _keep(ctx: Any, operator: type[Operator], args: Sequence[Any], output: Any) -> None:
@@ -188,7 +253,7 @@ def register(operator: type[Operator]) -> type[Operator]:
     def forward(*args: Any) -> Any:
         # Below autograd the arguments still say that they want a gradient.
         with torch.no_grad():
-            found = operator.forward(True, *args)
+            found = operator.forward(*args)
         return found if state == "own" else found[0]
 
     def backward(grad: Tensor, kept: Tensor | None, *args: Any) -> list[Tensor]:
@@ -222,6 +287,9 @@ def register(operator: type[Operator]) -> type[Operator]:
         whole = f"kullback::{name}{suffix}"
         _LIBRARY.impl(f"{name}{suffix}", kernel, "CPU")
         torch.library.register_fake(whole, shapes, lib=_LIBRARY)
+        if hasattr(torch.library, "register_vmap"):  # From 2.5 on.
+            rule = functools.partial(_one_by_one, getattr(torch.ops.kullback, name + suffix))
+            torch.library.register_vmap(whole, rule, lib=_LIBRARY)
     torch.library.register_autograd(f"kullback::{name}", gradient, setup_context=setup, lib=_LIBRARY)
     return operator
 
@@ -233,7 +301,7 @@ def _summed(grad: Tensor, like: Tensor) -> Tensor:
 
 def _widened(x: Any, repeated: bool) -> Any:
     """Widen half precision where a gradient is to be summed: rounding every term would show in the sum."""
-    return x.float() if repeated and isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if repeated and _is_half(x) else x
 
 
 def _promoted(first: Tensor, *more: Tensor | None) -> torch.dtype:
@@ -254,8 +322,13 @@ class Softmax(Operator):
     tensors = 1
 
     @staticmethod
-    def forward(save: bool, input: Tensor, name: str, dim: int) -> tuple[Tensor, Tensor]:
-        result = _core.softmax(name, input, dim)
+    def value(input: Tensor, name: str, dim: int) -> Tensor:
+        result: Tensor = _core.softmax(name, input, dim)
+        return result
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        result = Softmax.value(*args)
         return result, result
 
     @staticmethod
@@ -276,9 +349,11 @@ class LogSumExp(Operator):
     state = "result"
     tensors = 1
 
+    value = staticmethod(reduce_axes)
+
     @staticmethod
-    def forward(save: bool, input: Tensor, dim: Sequence[int], keepdim: bool) -> tuple[Tensor, Tensor]:
-        result = reduce_axes(input, dim, keepdim)
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        result = reduce_axes(*args)
         return result, result
 
     @staticmethod
@@ -304,10 +379,13 @@ class KlDiv(Operator):
 
     name = "kl_div"
     arguments = "Tensor input, Tensor target, str reduction, bool log_target"
+    is_loss = True
     tensors = 2
 
+    value = staticmethod(_core.kl_div)
+
     @staticmethod
-    def forward(save: bool, *args: Any) -> tuple[Tensor, None]:
+    def forward(*args: Any) -> tuple[Tensor, None]:
         return _core.kl_div(*args), None
 
     @staticmethod
@@ -337,11 +415,14 @@ class BinaryCrossEntropy(Operator):
 
     name = "binary_cross_entropy"
     arguments = "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, str reduction, bool logits"
+    is_loss = True
     tensors = 4
     constant: ClassVar[Sequence[tuple[int, str, str]]] = ((2, "weight", "binary_cross_entropy"),)
 
+    value = staticmethod(_core.binary_cross_entropy)
+
     @staticmethod
-    def forward(save: bool, *args: Any) -> tuple[Tensor, None]:
+    def forward(*args: Any) -> tuple[Tensor, None]:
         return _core.binary_cross_entropy(*args), None
 
     @staticmethod
@@ -383,13 +464,19 @@ class CrossEntropy(Operator):
     constant = ((2, "weight", "nll_loss_forward"),)
     name = "cross_entropy"
     arguments = "Tensor input, Tensor target, Tensor? weight, SymInt ignore_index, str reduction, float label_smoothing"
+    is_loss = True
     state = "own"
     tensors = 3
 
     @staticmethod
-    def forward(save: bool, *args: Any) -> tuple[Tensor, Tensor | None]:
-        input, target, weight, ignore_index, reduction, label_smoothing = args
-        return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, label_smoothing, save)
+    def value(input: Any, target: Any, weight: Any, ignore_index: int, reduction: str, smoothing: float) -> Tensor:
+        result: Tensor = _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, False)[0]
+        return result
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor | None]:
+        input, target, weight, ignore_index, reduction, smoothing = args
+        return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, True)
 
     @staticmethod
     def backward(wanted: Sequence[bool], grad: Tensor, state: Tensor | None, *args: Any) -> Gradients:
@@ -426,14 +513,20 @@ class NllLoss(Operator):
 
     name = "nll_loss"
     arguments = "Tensor input, Tensor target, Tensor? weight, SymInt ignore_index, str reduction"
+    is_loss = True
     state = "own"
     tensors = 3
     constant = ((2, "weight", "nll_loss_forward"),)
 
     @staticmethod
-    def forward(save: bool, *args: Any) -> tuple[Tensor, Tensor | None]:
+    def value(input: Any, target: Any, weight: Any, ignore_index: int, reduction: str) -> Tensor:
+        result: Tensor = _core.nll_loss(input, target, weight, ignore_index, reduction, False)[0]
+        return result
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor | None]:
         input, target, weight, ignore_index, reduction = args
-        return _core.nll_loss(input, target, weight, ignore_index, reduction, save)
+        return _core.nll_loss(input, target, weight, ignore_index, reduction, True)
 
     @staticmethod
     def backward(wanted: Sequence[bool], grad: Tensor, state: Tensor | None, *args: Any) -> Gradients:
@@ -448,36 +541,65 @@ class NllLoss(Operator):
         return result, torch.empty(1, dtype=torch.float64, device=input.device)
 
 
-class _Measured(torch.autograd.Function):
-    """A quantity of rows as a node of the graph."""
+@register
+class Quantity(Operator):
+    """The quantities of information theory."""
+
+    name = "quantity"
+    arguments = (
+        "Tensor p, Tensor? q, Tensor? labels, Tensor? where, Tensor? rows, str name, int? ignore_index, str[] given, "
+        "int axis, bool keepdims, float? base, float[] temperature, str reduction, str on_invalid, int? threads"
+    )
+    tensors = 5
 
     @staticmethod
-    def forward(ctx: Any, call: Any, *rows: Any) -> Any:
-        ctx.call = call
-        ctx.others = [None if isinstance(x, Tensor) else x for x in rows]
-        ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in rows))
-        return call.value(rows)
+    def of(tensors: Sequence[Any], options: Sequence[Any]) -> Any:
+        """Evaluate a quantity: what `kullback._core` calls when torch has to know."""
+        return call(Quantity, *tensors, *options)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        rows = [x if x is not None else other for x, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
-        axis = ctx.call.axis(rows)
-        grads: list[Tensor | None] = [None]
-        for k, wanted in enumerate(ctx.needs_input_grad[1:]):
-            found = None
-            if wanted:
-                # The classes are last; one row is one row, whatever the axis.
-                lead = list(rows[k].shape)
-                classes = lead.pop(axis if len(lead) > 1 else -1)
-                repeated = any(getattr(x, "shape", None) != rows[k].shape for x in rows)
-                wide = [_widened(x, repeated) for x in rows]
-                found = ctx.call.gradient(grad, wide, k).sum_to_size(*lead, classes).to(rows[k].dtype)
-                found = found.movedim(-1, axis) if len(lead) else found
-            grads.append(found)
-        return tuple(grads)
+    def value(*args: Any) -> Tensor:
+        result: Tensor = _core.quantity(*_as_the_core_takes(args))
+        return result
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, None]:
+        return Quantity.value(*args), None
+
+    @staticmethod
+    def backward(wanted: Sequence[bool], grad: Tensor, state: Tensor | None, *args: Any) -> Gradients:
+        p, q, *options = _as_the_core_takes(args)
+        del options[-2]  # Invalid rows were refused before, or are NaN.
+        repeated = q is not None and getattr(q, "shape", None) != getattr(p, "shape", None)
+        operands = [_widened(x, repeated) for x in (p, q)]
+
+        def gradient(k: int) -> Tensor:
+            found = _core.quantity_backward(k, grad, *operands, *options)
+            like, axis = args[k], args[8]
+            # One row is one row, whatever the axis.
+            return _summed(found.movedim(axis, -1) if like.ndim == 1 else found, like)
+
+        return [gradient(k) if k < 2 and wanted[k] else None for k in range(5)]
+
+    @staticmethod
+    def fake(*args: Any) -> tuple[Tensor, None]:
+        p, q, _, _, _, _, _, _, axis, keepdims, _, _, reduction, _, _ = args
+        operands = [x for x in (p, q) if x is not None]
+        from_end = axis if axis < 0 else axis - max(x.ndim for x in operands)
+        shapes = [list(x.shape) for x in operands]
+        for shape in shapes:
+            del shape[from_end if len(shape) > 1 else -1]
+        shape = list(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+        if keepdims:
+            shape.insert(len(shape) + 1 + from_end, 1)
+        single = all(x.dtype in (torch.float32, torch.float16, torch.bfloat16) for x in operands)
+        dtype = torch.float32 if single else torch.float64
+        return torch.empty(shape if reduction == "none" else (), dtype=dtype, device=p.device), None
 
 
-def measure(call: Any, rows: tuple[Any, ...]) -> Any:
-    """Evaluate a quantity of rows of which some want a gradient."""
-    return _Measured.apply(call, *rows)
+def _as_the_core_takes(args: Sequence[Any]) -> list[Any]:
+    """Give the arguments with one space and one temperature, or pairs, where a schema has lists."""
+    values = list(args)
+    for at in (7, 11):
+        values[at] = values[at][0] if len(values[at]) == 1 else tuple(values[at])
+    return values

@@ -28,15 +28,31 @@ __all__ = [
 ]
 
 
-def _is_tensor(obj: Any) -> bool:
-    """Whether an argument is torch's, without importing it."""
-    return hasattr(type(obj), "__torch_function__")
+_route: Any = None
+"""The module `kullback._torch`, once there was a tensor: an import statement would cost a small call a tenth."""
 
 
-def _legacy(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """Resolve torch's deprecated flags."""
-    if size_average is None and reduce is None:
-        return reduction
+def _of_tensors(a: Any, b: Any = None) -> Any:
+    """Give the module for tensors, if an argument is one; None where all are arrays. Imports no torch."""
+    if hasattr(type(a), "__torch_function__") or hasattr(type(b), "__torch_function__"):
+        return _routed() if _route is None else _route
+    return None
+
+
+def _routed() -> Any:
+    global _route
+    from torch.compiler import is_dynamo_compiling
+
+    from kullback import _torch
+
+    if not is_dynamo_compiling():
+        # A graph holds for this value of a global: changed on the way, it would be compiled once more.
+        _route = _torch
+    return _torch
+
+
+def _legacy(size_average: bool | None, reduce: bool | None) -> str:
+    """Resolve torch's deprecated flags, of which one is not None."""
     if not (True if reduce is None else reduce):
         reduction = "none"
     else:
@@ -155,8 +171,8 @@ def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
 
 
 def _normalise(name: str, input: Any, dim: int | None, stacklevel: int, dtype: Any) -> Any:
-    tensor = _is_tensor(input)
-    if not tensor and (dim is None or dtype is not None):
+    tensors = _of_tensors(input)
+    if tensors is None and (dim is None or dtype is not None):
         input = _core.as_ndarray(input, "input")
     if dim is None:
         warnings.warn(
@@ -166,10 +182,8 @@ def _normalise(name: str, input: Any, dim: int | None, stacklevel: int, dtype: A
             stacklevel=stacklevel,
         )
         dim = 0 if input.ndim in (0, 1, 3) else 1
-    if tensor:
-        from kullback import _torch
-
-        return _torch.call(_torch.Softmax, input if dtype is None else input.to(dtype), name, dim)
+    if tensors is not None:
+        return tensors.call(tensors.Softmax, input if dtype is None else input.to(dtype), name, dim)
     return _core.softmax(name, input if dtype is None else input.astype(dtype), dim)
 
 
@@ -203,7 +217,8 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False) -> An
     >>> print(F.logsumexp([0.0, 0.0], dim=0))
     0.6931471805599453
     """
-    array = input if hasattr(input, "ndim") else _core.as_ndarray(input, "input")
+    tensors = _of_tensors(input)
+    array = input if tensors is not None else _core.as_ndarray(input, "input")
     n = max(array.ndim, 1)
     dims = [operator.index(d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))]
     for d in dims:
@@ -214,11 +229,12 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False) -> An
         if dims.count(d) > 1:
             raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
     if not dims:
-        raise RuntimeError("logsumexp needs at least one dim")
-    if _is_tensor(input):
-        from kullback import _torch
-
-        return _torch.call(_torch.LogSumExp, input, dims, keepdim)
+        if array.ndim:
+            raise RuntimeError("logsumexp needs at least one dim")
+        # A number is a row of one class, as in torch.
+        dims = [0]
+    if tensors is not None:
+        return tensors.call(tensors.LogSumExp, input, dims, keepdim)
     return reduce_axes(array, dims, keepdim)
 
 
@@ -286,8 +302,9 @@ def kl_div(
     >>> print(F.kl_div(np.log([[1/3, 1/3, 1/3]]), [[0.36, 0.48, 0.16]], reduction="batchmean").round(4))
     0.0853
     """
-    reduction = _legacy(size_average, reduce, reduction)
-    if reduction == "mean":
+    if size_average is not None or reduce is not None:
+        reduction = _legacy(size_average, reduce)
+    elif reduction == "mean":
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
@@ -295,10 +312,8 @@ def kl_div(
             UserWarning,
             stacklevel=2,
         )
-    if _is_tensor(input) or _is_tensor(target):
-        from kullback import _torch
-
-        return _torch.call(_torch.KlDiv, input, target, reduction, log_target)
+    if (tensors := _of_tensors(input, target)) is not None:
+        return tensors.call(tensors.KlDiv, input, target, reduction, log_target)
     return _core.kl_div(input, target, reduction, log_target)
 
 
@@ -343,11 +358,10 @@ def binary_cross_entropy(
     >>> print(F.binary_cross_entropy([0.5, 0.25], [1.0, 0.0]).round(4))
     0.4904
     """
-    reduction = _legacy(size_average, reduce, reduction)
-    if _is_tensor(input) or _is_tensor(target):
-        from kullback import _torch
-
-        return _torch.call(_torch.BinaryCrossEntropy, input, target, weight, None, reduction, False)
+    if size_average is not None or reduce is not None:
+        reduction = _legacy(size_average, reduce)
+    if (tensors := _of_tensors(input, target)) is not None:
+        return tensors.call(tensors.BinaryCrossEntropy, input, target, weight, None, reduction, False)
     return _core.binary_cross_entropy(input, target, weight, None, reduction, False)
 
 
@@ -397,11 +411,10 @@ def binary_cross_entropy_with_logits(
     >>> print(F.binary_cross_entropy_with_logits([0.0, -20.0], [1.0, 0.0], reduction="none").round(12))
     [6.93147181e-01 2.06100000e-09]
     """
-    reduction = _legacy(size_average, reduce, reduction)
-    if _is_tensor(input) or _is_tensor(target):
-        from kullback import _torch
-
-        return _torch.call(_torch.BinaryCrossEntropyWithLogits, input, target, weight, pos_weight, reduction, True)
+    if size_average is not None or reduce is not None:
+        reduction = _legacy(size_average, reduce)
+    if (tensors := _of_tensors(input, target)) is not None:
+        return tensors.call(tensors.BinaryCrossEntropyWithLogits, input, target, weight, pos_weight, reduction, True)
     return _core.binary_cross_entropy(input, target, weight, pos_weight, reduction, True)
 
 
@@ -457,11 +470,10 @@ def cross_entropy(
     >>> print(F.cross_entropy([[20.0, 0.0]], [0]))
     2.061153620314381e-09
     """
-    reduction = _legacy(size_average, reduce, reduction)
-    if _is_tensor(input) or _is_tensor(target):
-        from kullback import _torch
-
-        return _torch.call(_torch.CrossEntropy, input, target, weight, ignore_index, reduction, label_smoothing)
+    if size_average is not None or reduce is not None:
+        reduction = _legacy(size_average, reduce)
+    if (tensors := _of_tensors(input, target)) is not None:
+        return tensors.call(tensors.CrossEntropy, input, target, weight, ignore_index, reduction, label_smoothing)
     return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, label_smoothing, False)[0]
 
 
@@ -515,9 +527,8 @@ def nll_loss(
     >>> print(F.nll_loss(np.log([[0.25, 0.75]]), [1]).round(4))
     0.2877
     """
-    reduction = _legacy(size_average, reduce, reduction)
-    if _is_tensor(input) or _is_tensor(target):
-        from kullback import _torch
-
-        return _torch.call(_torch.NllLoss, input, target, weight, ignore_index, reduction)
+    if size_average is not None or reduce is not None:
+        reduction = _legacy(size_average, reduce)
+    if (tensors := _of_tensors(input, target)) is not None:
+        return tensors.call(tensors.NllLoss, input, target, weight, ignore_index, reduction)
     return _core.nll_loss(input, target, weight, ignore_index, reduction, False)[0]

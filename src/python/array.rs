@@ -18,7 +18,7 @@ use pyo3::sync::PyOnceLock;
 use smallvec::{SmallVec, smallvec};
 
 use super::arrow::{Chunks, arrow};
-use super::exchange::{Fresh, Table, c_order, dlpack, exchanged};
+use super::exchange::{Fresh, Table, c_order, dlpack, exchanged, is_negated};
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
 use crate::score::Axes;
@@ -593,6 +593,11 @@ impl<'py> Target<'py> {
         inputs: &[(&str, &Array<'_>)],
     ) -> PyResult<Self> {
         let wanted = if single { "float32" } else { "float64" };
+        if is_negated(out)? {
+            return Err(PyTypeError::new_err(
+                "out is a lazily negated tensor, whose memory cannot be written to as it is",
+            ));
+        }
         let whole = match (out.cast::<PyUntypedArray>(), exchanged("out", out)) {
             (Ok(array), _) => Array::numpy("out", array.clone())?,
             (_, Ok(Some(tensor))) => tensor,

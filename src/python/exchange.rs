@@ -8,7 +8,8 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use super::array::{Array, Kind, wrong_dtype};
 use crate::rows::Dtype;
@@ -71,6 +72,9 @@ pub struct Table {
     _stream: *const c_void,
 }
 
+// SAFETY: a table is constant, and its functions may be called by any thread that holds the interpreter.
+unsafe impl Sync for Table {}
+
 /// Devices whose memory the processor reads: its own, and host memory pinned for CUDA or ROCm.
 const HOST: [i32; 3] = [1, 3, 11];
 const CPU: Device = Device { kind: 1, id: 0 };
@@ -94,7 +98,24 @@ const DTYPES: [((u8, u8), Dtype); 13] = [
 
 /// The table that an object's type carries, if it is of a version that we know.
 fn table(obj: &Bound<'_, PyAny>) -> PyResult<Option<&'static Table>> {
-    let Some(capsule) = obj.get_type().getattr_opt(intern!(obj.py(), "__dlpack_c_exchange_api__"))? else {
+    // Looking the table up takes as long as reading a tensor: that of the first class seen is kept.
+    static KNOWN: PyOnceLock<(Py<PyType>, &'static Table)> = PyOnceLock::new();
+    let (py, class) = (obj.py(), obj.get_type());
+    if let Some((known, table)) = KNOWN.get(py)
+        && class.is(known)
+    {
+        return Ok(Some(table));
+    }
+    let found = table_of(&class)?;
+    if let Some(table) = found {
+        KNOWN.get_or_init(py, || (class.unbind(), table));
+    }
+    Ok(found)
+}
+
+fn table_of(class: &Bound<'_, PyType>) -> PyResult<Option<&'static Table>> {
+    let py = class.py();
+    let Some(capsule) = class.getattr_opt(intern!(py, "__dlpack_c_exchange_api__"))? else {
         return Ok(None);
     };
     // SAFETY: a valid object and a name; anything but a capsule of this name gives null and an exception.
@@ -102,7 +123,7 @@ fn table(obj: &Bound<'_, PyAny>) -> PyResult<Option<&'static Table>> {
         .cast_const()
         .cast::<Table>();
     if at.is_null() {
-        return Err(PyErr::fetch(obj.py()));
+        return Err(PyErr::fetch(py));
     }
     // SAFETY: DLPack has these tables, and the older ones they lead to, outlive the process's use of the library.
     while let Some(table) = unsafe { at.as_ref() } {
@@ -133,14 +154,18 @@ pub fn exchanged<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Ar
         return Err(unreadable(name, obj, PyErr::fetch(obj.py())));
     }
     let array = read(name, obj, &view, obj.clone(), Kind::Exchanged(table))?;
-    if array.is_floating()
-        && let Some(is_negated) = obj.getattr_opt(intern!(obj.py(), "is_neg"))?
-        && is_negated.call0()?.is_truthy()?
-    {
-        // torch negates lazily, and exports the memory as it is.
-        return Err(PyTypeError::new_err(format!("{name} is a lazily negated tensor: pass {name}.resolve_neg()")));
+    if array.is_floating() && is_negated(obj)? {
+        return exchanged(name, &obj.call_method0(intern!(obj.py(), "resolve_neg"))?);
     }
     Ok(Some(array))
+}
+
+/// Whether a tensor is the negative of its memory: torch negates lazily, and exports the memory as it is.
+pub fn is_negated(obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match obj.getattr_opt(intern!(obj.py(), "is_neg"))? {
+        Some(asked) => asked.call0()?.is_truthy(),
+        None => Ok(false),
+    }
 }
 
 /// Another producer of DLPack capsules: JAX, and torch before it had the table.
@@ -156,6 +181,15 @@ pub fn dlpack<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array
         return Ok(None);
     };
     refuse_graph(name, obj)?;
+    if is_torch(obj)? {
+        if is_negated(obj)? {
+            return dlpack(name, &obj.call_method0(intern!(py, "resolve_neg"))?);
+        }
+        if obj.getattr(intern!(py, "requires_grad"))?.is_truthy()? {
+            // Nothing records a graph now, but torch exports no tensor that could be in one.
+            return dlpack(name, &obj.call_method0(intern!(py, "detach"))?);
+        }
+    }
     let (kind, id): (i32, i32) = device.call0()?.extract().map_err(|e| unreadable(name, obj, e))?;
     refuse_device(name, obj, Device { kind, id })?;
     let keywords = PyDict::new(py);
@@ -242,7 +276,7 @@ pub fn c_order(shape: &[usize], size: isize) -> Vec<isize> {
 }
 
 /// Whether an object is a tensor of torch.
-fn is_torch(obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+pub fn is_torch(obj: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(obj.getattr_opt(intern!(obj.py(), "__torch_function__"))?.is_some())
 }
 

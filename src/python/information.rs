@@ -30,6 +30,16 @@ pub struct Keywords<'a, 'py> {
     pub threads: Threads,
 }
 
+/// What the quantities are called, and whether their root is taken.
+pub const NAMES: [(&str, (Quantity, bool)); 6] = [
+    ("entropy", (Quantity::Entropy, false)),
+    ("cross_entropy", (Quantity::CrossEntropy, false)),
+    ("kl_divergence", (Quantity::Kl, false)),
+    ("js_divergence", (Quantity::Js, false)),
+    ("js_distance", (Quantity::Js, true)),
+    ("nll", (Quantity::Nll, false)),
+];
+
 /// A job about arrays, and what its result looks like.
 pub struct Call<'py> {
     pub job: Job,
@@ -176,18 +186,28 @@ pub fn prepare<'py>(
     Ok(Call { job, place, single, _keep: keep })
 }
 
-/// Evaluates a quantity of one or two arrays.
-pub fn score<'py>(
+/// Evaluates a quantity of one or two arrays, or has torch do so where it must know.
+fn score<'py>(
     py: Python<'py>,
-    quantity: Quantity,
+    (quantity, root): (Quantity, bool),
     operands: &[(&'static str, &Bound<'py, PyAny>)],
     labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
-    root: bool,
     k: Keywords<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     if is_graph(operands)? {
-        return node(py, quantity, operands, labels, root, k);
+        return node(py, (quantity, root), operands, labels, k);
     }
+    value(py, (quantity, root), operands, labels, k)
+}
+
+/// Evaluates a quantity of one or two arrays.
+fn value<'py>(
+    py: Python<'py>,
+    (quantity, root): (Quantity, bool),
+    operands: &[(&'static str, &Bound<'py, PyAny>)],
+    labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
+    k: Keywords<'_, 'py>,
+) -> PyResult<Bound<'py, PyAny>> {
     let mut operands = Operands::new(operands, k.axis.0)?;
     k.dtype.apply(&mut operands.arrays)?;
     let borrowed = operands.borrowed();
@@ -344,7 +364,7 @@ macro_rules! quantity {
         ) -> PyResult<Bound<'py, PyAny>> {
             let keywords =
                 Keywords { given, dtype, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
-            score(py, $quantity, &[$((stringify!($arg), $arg)),+], None, $root, keywords)
+            score(py, ($quantity, $root), &[$((stringify!($arg), $arg)),+], None, keywords)
         }
     };
 }
@@ -547,5 +567,54 @@ pub fn nll<'py>(
         out,
         threads,
     };
-    score(py, Quantity::Nll, &[("q", q)], Some((labels, ignore_index.0)), false, keywords)
+    score(py, (Quantity::Nll, false), &[("q", q)], Some((labels, ignore_index.0)), keywords)
+}
+
+/// A quantity by name, of tensors whatever torch may have to know of them: for its operators.
+#[pyfunction]
+#[pyo3(
+    signature = (p, q, labels, r#where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction,
+        on_invalid, threads),
+    text_signature = "(p, q, labels, where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction, on_invalid, threads)"
+)]
+pub fn quantity<'py>(
+    py: Python<'py>,
+    p: &Bound<'py, PyAny>,
+    q: Option<&Bound<'py, PyAny>>,
+    labels: Option<&Bound<'py, PyAny>>,
+    r#where: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
+    name: &str,
+    ignore_index: Ignore,
+    given: Spaces,
+    axis: Axis,
+    keepdims: bool,
+    base: Base,
+    temperature: Temperature,
+    reduction: Reduction,
+    on_invalid: OnInvalid,
+    threads: Threads,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some((_, which)) = NAMES.iter().find(|(n, _)| *n == name) else {
+        return Err(crate::error::unknown("name", name, &NAMES.map(|(n, _)| n)).into());
+    };
+    let keywords = Keywords {
+        given,
+        dtype: Stored(false),
+        axis,
+        keepdims,
+        base,
+        temperature,
+        reduction,
+        r#where,
+        rows,
+        on_invalid,
+        out: None,
+        threads,
+    };
+    let labels = labels.map(|labels| (labels, ignore_index.0));
+    match q {
+        Some(q) => value(py, *which, &[("p", p), ("q", q)], labels, keywords),
+        None => value(py, *which, &[(if labels.is_some() { "q" } else { "p" }, p)], labels, keywords),
+    }
 }

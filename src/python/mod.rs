@@ -141,7 +141,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(packed::merge_clamped, m)?)?;
     m.add_function(wrap_pyfunction!(packed::clipped_divergence, m)?)?;
     m.add_class::<arrow::Chunks>()?;
-    m.add_class::<slope::Measured>()?;
+    m.add_function(wrap_pyfunction!(information::quantity, m)?)?;
+    m.add_function(wrap_pyfunction!(slope::quantity_backward, m)?)?;
     m.add_class::<exact_sum::PyExactSum>()?;
     m.add_class::<exact_sum::PyGroupSums>()?;
     m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;

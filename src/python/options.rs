@@ -156,9 +156,23 @@ impl Stored {
     }
 }
 
+impl Spaces {
+    /// Their names: of a pair two.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0[..1 + usize::from(self.1)].iter().map(|g| g.name()).collect()
+    }
+}
+
 /// `temperature`: a number or a pair.
 #[derive(Clone, Copy)]
 pub struct Temperature(pub [f64; 2], pub bool);
+
+impl Temperature {
+    /// The number, or both of a pair.
+    pub fn numbers(&self) -> &[f64] {
+        &self.0[..1 + usize::from(self.1)]
+    }
+}
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Temperature {
     type Error = PyErr;
@@ -195,18 +209,32 @@ pub enum Reduction {
 impl<'a, 'py> FromPyObject<'a, 'py> for Reduction {
     type Error = PyErr;
     fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
-        match string("reduction", obj)? {
-            "none" => Ok(Reduction::None),
-            "sum" => Ok(Reduction::Sum),
-            "mean" => Ok(Reduction::Mean),
-            other => Err(unknown("reduction", other, &["none", "sum", "mean"]).into()),
-        }
+        let name = string("reduction", obj)?;
+        let found = Reduction::NAMES.iter().find(|(n, _)| *n == name);
+        found.map(|(_, r)| *r).ok_or_else(|| unknown("reduction", name, &Reduction::NAMES.map(|(n, _)| n)).into())
+    }
+}
+
+impl Reduction {
+    const NAMES: [(&'static str, Reduction); 3] =
+        [("none", Reduction::None), ("sum", Reduction::Sum), ("mean", Reduction::Mean)];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, r)| *r == self).map_or("", |(name, _)| *name)
     }
 }
 
 /// `on_invalid`: whether invalid rows become NaN.
 #[derive(Clone, Copy)]
 pub struct OnInvalid(pub bool);
+
+impl OnInvalid {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        if self.0 { "nan" } else { "raise" }
+    }
+}
 
 impl<'a, 'py> FromPyObject<'a, 'py> for OnInvalid {
     type Error = PyErr;

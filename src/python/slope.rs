@@ -1,198 +1,230 @@
-//! Quantities of tensors as nodes of torch's graph: a call with its options, to be evaluated and differentiated.
+//! Quantities of tensors as part of torch's graph: which calls those are, and their gradients.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
 
 use numpy::PyUntypedArray;
 
 use super::array::{Array, Kind, Target};
 use super::detached;
-use super::exchange::wants_graph;
-use super::information::{Keywords, prepare, score};
-use super::options::{Axis, Base, OnInvalid, Reduction, Spaces, Stored, Temperature, Threads};
+use super::exchange::{is_torch, wants_graph};
+use super::information::{Keywords, NAMES, prepare};
+use super::options::{Axis, Base, Ignore, Reduction, Spaces, Temperature, Threads};
 use crate::elementwise::Field;
 use crate::loss::Upstream;
 use crate::measure::SlopeOf;
-use crate::registry::Quantity;
-use crate::score::{Axes, Given, Operand, ln, nanoseconds_a_row};
+use crate::registry::{Quantity, run};
+use crate::rows::{Dtype, Lead};
+use crate::score::{Axes, Given, Job, Operand, Out, ln, nanoseconds_a_row};
 use crate::slope::gradient;
 
-/// A call of a quantity, without the rows that it is about.
-#[pyclass(module = "kullback._core", frozen)]
-pub struct Measured {
-    quantity: Quantity,
-    names: Vec<&'static str>,
-    labels: Option<(Py<PyAny>, Option<i64>)>,
-    given: Spaces,
-    dtype: Stored,
-    axis: Axis,
-    keepdims: bool,
-    base: Base,
-    temperature: Temperature,
-    reduction: Reduction,
-    r#where: Option<Py<PyAny>>,
-    rows: Option<Py<PyAny>>,
-    on_invalid: OnInvalid,
-    threads: Threads,
-}
-
-/// Whether the result of a call must be part of torch's graph.
+/// Whether torch has to see a call: its result is part of a graph, a transform of `torch.func` is under way, or an
+/// operand is of a class that has torch's operators done in its own way.
 pub fn is_graph(operands: &[(&'static str, &Bound<'_, PyAny>)]) -> PyResult<bool> {
     for (_, obj) in operands {
-        if obj.cast_exact::<PyUntypedArray>().is_err() && wants_graph(obj)? {
+        if obj.cast_exact::<PyUntypedArray>().is_ok() {
+            continue;
+        }
+        if wants_graph(obj)? || (is_torch(obj)? && !is_plain(obj)?) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The result of a call as a node of torch's graph.
+/// Whether this is a tensor of torch's own classes, outside of all transforms.
+fn is_plain(obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static TENSOR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static PARAMETER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static TRANSFORMED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = obj.py();
+    let class = obj.get_type();
+    if !class.is(TENSOR.import(py, "torch", "Tensor")?)
+        && !class.is(PARAMETER.import(py, "torch.nn.parameter", "Parameter")?)
+    {
+        return Ok(false);
+    }
+    let asked = TRANSFORMED.get_or_try_init(py, || {
+        PyResult::Ok(py.import("torch._C")?.getattr("_are_functorch_transforms_active")?.unbind())
+    })?;
+    Ok(!asked.bind(py).call0()?.is_truthy()?)
+}
+
+/// The result of a call that torch has to see.
 pub fn node<'py>(
     py: Python<'py>,
-    quantity: Quantity,
+    (quantity, root): (Quantity, bool),
     operands: &[(&'static str, &Bound<'py, PyAny>)],
     labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
-    root: bool,
     k: Keywords<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if root {
+    static MEASURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if k.dtype.0 {
         return Err(PyTypeError::new_err(
-            "js_distance has no gradient: pass detached tensors, or take the root of js_divergence",
+            "dtype is for arrays of uint16: a tensor that is part of a graph has its own",
         ));
     }
     if k.out.is_some() {
         return Err(PyTypeError::new_err("out cannot be part of a graph: pass detached tensors, or leave it out"));
     }
-    let call = Measured {
-        quantity,
-        names: operands.iter().map(|(name, _)| *name).collect(),
-        labels: labels.map(|(labels, ignore)| (labels.clone().unbind(), ignore)),
-        given: k.given,
-        dtype: k.dtype,
-        axis: k.axis,
-        keepdims: k.keepdims,
-        base: k.base,
-        temperature: k.temperature,
-        reduction: k.reduction,
-        r#where: k.r#where.map(|x| x.clone().unbind()),
-        rows: k.rows.map(|x| x.clone().unbind()),
-        on_invalid: k.on_invalid,
-        threads: k.threads,
-    };
-    let tensors = PyTuple::new(py, operands.iter().map(|(_, obj)| (*obj).clone()))?;
-    py.import("kullback._torch")?.getattr("measure")?.call1((Bound::new(py, call)?, tensors))
+    let name = NAMES.iter().find(|(_, of)| *of == (quantity, root)).map_or("", |(name, _)| *name);
+    let measure = MEASURE.get_or_try_init(py, || {
+        PyResult::Ok(py.import("kullback._torch")?.getattr("Quantity")?.getattr("of")?.unbind())
+    })?;
+    let (p, q) = (operands[0].1, operands.get(1).map(|(_, q)| *q));
+    let (labels, ignore_index) = labels.map_or((None, None), |(labels, ignore)| (Some(labels), ignore));
+    measure.bind(py).call1((
+        (p, q, labels, k.r#where, k.rows),
+        (
+            name,
+            ignore_index,
+            k.given.names(),
+            k.axis.0,
+            k.keepdims,
+            k.base.0,
+            k.temperature.numbers(),
+            k.reduction.name(),
+            k.on_invalid.name(),
+            k.threads.0,
+        ),
+    ))
 }
 
-#[pymethods]
-impl Measured {
-    /// The value of the call on these rows.
-    fn value<'py>(&self, py: Python<'py>, rows: Vec<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-        let operands: Vec<_> = self.names.iter().copied().zip(&rows).collect();
-        let labels = self.labels.as_ref().map(|(labels, ignore)| (labels.bind(py), *ignore));
-        let k = Keywords {
-            given: self.given,
-            dtype: self.dtype,
-            axis: self.axis,
-            keepdims: self.keepdims,
-            base: self.base,
-            temperature: self.temperature,
-            reduction: self.reduction,
-            r#where: self.r#where.as_ref().map(|x| x.bind(py)),
-            rows: self.rows.as_ref().map(|x| x.bind(py)),
-            on_invalid: self.on_invalid,
-            out: None,
-            threads: self.threads,
-        };
-        score(py, self.quantity, &operands, labels, false, k)
+/// The gradient of a quantity by one of its rows (0 or 1), in the shape that all rows broadcast to.
+#[pyfunction]
+#[pyo3(
+    signature = (by, grad, p, q, labels, r#where, rows, name, ignore_index, given, axis, keepdims, base, temperature,
+        reduction, threads),
+    text_signature = "(by, grad, p, q, labels, where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction, threads)"
+)]
+pub fn quantity_backward<'py>(
+    py: Python<'py>,
+    by: usize,
+    grad: &Bound<'py, PyAny>,
+    p: &Bound<'py, PyAny>,
+    q: Option<&Bound<'py, PyAny>>,
+    labels: Option<&Bound<'py, PyAny>>,
+    r#where: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
+    name: &str,
+    ignore_index: Ignore,
+    given: Spaces,
+    axis: Axis,
+    keepdims: bool,
+    base: Base,
+    temperature: Temperature,
+    reduction: Reduction,
+    threads: Threads,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some((_, (quantity, root))) = NAMES.iter().find(|(n, _)| *n == name) else {
+        return Err(crate::error::unknown("name", name, &NAMES.map(|(n, _)| n)).into());
+    };
+    let arrays: Vec<(&'static str, Array<'py>)> = [("p", Some(p)), ("q", q)]
+        .into_iter()
+        .filter_map(|(name, obj)| obj.map(|obj| Ok((name, Array::new(name, obj)?))))
+        .collect::<PyResult<_>>()?;
+    let borrowed: Vec<(&'static str, &Array<'py>)> = arrays.iter().map(|(name, x)| (*name, x)).collect();
+    if by >= borrowed.len() {
+        return Err(PyValueError::new_err(format!("by must be less than {}, got {by}", borrowed.len())));
     }
-
-    /// The class axis, counted from the last.
-    fn axis<'py>(&self, rows: Vec<Bound<'py, PyAny>>) -> PyResult<isize> {
-        let mut most = 0;
-        for obj in &rows {
-            most = most.max(obj.getattr("ndim")?.extract::<isize>()?);
-        }
-        Ok(if self.axis.0 < 0 { self.axis.0 } else { self.axis.0 - most })
+    let kind = Kind::of(&borrowed)?;
+    let mut call = prepare(
+        &borrowed,
+        labels.map(|labels| (labels, ignore_index.0)),
+        &given,
+        &temperature,
+        axis.0,
+        r#where,
+        rows,
+        true,
+        threads.get(),
+    )?;
+    let place = call.place;
+    let job = &mut call.job;
+    let of = match (quantity, by) {
+        (Quantity::Entropy, _) => SlopeOf::Entropy,
+        (Quantity::Nll, _) => SlopeOf::Nll,
+        (Quantity::Js, _) => SlopeOf::Js,
+        (Quantity::CrossEntropy, 0) => SlopeOf::CrossEntropy,
+        (Quantity::Kl, 0) => SlopeOf::Kl,
+        (Quantity::CrossEntropy | Quantity::Kl, _) => SlopeOf::Other,
+    };
+    if job.operands.len() == 1 {
+        job.operands.push(job.operands[0].clone());
+    } else if by == 1 {
+        job.operands.swap(0, 1);
     }
-
-    /// The gradient by one of the rows, in the shape that all rows broadcast to with the classes last.
-    fn gradient<'py>(
-        &self,
-        py: Python<'py>,
-        grad: &Bound<'py, PyAny>,
-        rows: Vec<Bound<'py, PyAny>>,
-        by: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let mut arrays: Vec<(&'static str, Array<'py>)> = self
-            .names
-            .iter()
-            .zip(&rows)
-            .map(|(name, obj)| Ok((*name, Array::new(name, obj)?)))
-            .collect::<PyResult<_>>()?;
-        self.dtype.apply(&mut arrays)?;
-        let borrowed: Vec<(&'static str, &Array<'py>)> = arrays.iter().map(|(name, x)| (*name, x)).collect();
-        let kind = Kind::of(&borrowed)?;
-        let mut call = prepare(
-            &borrowed,
-            self.labels.as_ref().map(|(labels, ignore)| (labels.bind(py), *ignore)),
-            &self.given,
-            &self.temperature,
-            self.axis.0,
-            self.r#where.as_ref().map(|x| x.bind(py)),
-            self.rows.as_ref().map(|x| x.bind(py)),
-            true,
-            self.threads.get(),
-        )?;
-        let job = &mut call.job;
-        let of = match (self.quantity, by) {
-            (Quantity::Entropy, _) => SlopeOf::Entropy,
-            (Quantity::Nll, _) => SlopeOf::Nll,
-            (Quantity::Js, _) => SlopeOf::Js,
-            (Quantity::CrossEntropy, 0) => SlopeOf::CrossEntropy,
-            (Quantity::Kl, 0) => SlopeOf::Kl,
-            _ => SlopeOf::Other,
-        };
-        if job.operands.len() == 1 {
-            job.operands.push(job.operands[0].clone());
-        } else if by == 1 {
-            job.operands.swap(0, 1);
+    let unit = base.0.map_or(1.0, ln);
+    let g = Array::new("grad", grad)?;
+    let mut upstream = if reduction == Reduction::None {
+        let mut lead = Axes::from(g.strides());
+        if keepdims {
+            lead.remove(place);
         }
-        let unit = self.base.0.map_or(1.0, ln);
-        let g = Array::new("grad", grad)?;
-        let upstream = if self.reduction == Reduction::None {
-            let mut lead = Axes::from(g.strides());
-            if self.keepdims {
-                lead.remove(call.place);
-            }
-            let (data, dtype, swapped) = (g.data, g.dtype, g.swapped);
-            let given = Given::Logits;
-            Upstream::Rows(Operand {
-                name: "grad",
-                data,
-                dtype,
-                swapped,
-                class_stride: 0,
-                lead,
-                given,
-                temperature: 1.0,
-            })
-        } else {
-            // SAFETY: the gradient of a sum or a mean has one element.
-            let value = unsafe { g.dtype.number(g.data, g.swapped) };
-            let count = if self.reduction == Reduction::Mean { job.count() as f64 } else { 1.0 };
-            Upstream::One(value / count)
-        };
-        let mut shape = job.lead.clone();
-        shape.push(job.classes);
-        let dtype = arrays[by].1.dtype;
-        let target = Target::new(py, &kind, &shape, dtype)?;
-        let mut lead = target.strides();
-        let class_stride = lead.pop().unwrap_or(0);
-        let field = &Field { data: target.data(), dtype, class_stride, lead };
-        let work = 4.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
-        let (job, upstream) = (&call.job, &upstream);
-        detached(py, work, || gradient(job, of, upstream, unit, field.clone()))?;
-        target.finish(py, None)
+        Upstream::Rows(Operand {
+            name: "grad",
+            data: g.data,
+            dtype: g.dtype,
+            swapped: g.swapped,
+            class_stride: 0,
+            lead,
+            given: Given::Logits,
+            temperature: 1.0,
+        })
+    } else {
+        // SAFETY: the gradient of a sum or a mean has one element.
+        let value = unsafe { g.dtype.number(g.data, g.swapped) };
+        let count = if reduction == Reduction::Mean { job.count() as f64 } else { 1.0 };
+        Upstream::One(value / count)
+    };
+    let work = 4.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
+    let mut numbers = Vec::new();
+    if *root {
+        let job = &*job;
+        numbers = detached(py, work, || of_square(job, &upstream, unit))?;
+        upstream = Upstream::Rows(per_row(&numbers, &job.lead));
+    }
+    let mut shape = job.lead.clone();
+    shape.insert(place, job.classes);
+    let dtype = arrays[by].1.dtype;
+    let target = Target::new(py, &kind, &shape, dtype)?;
+    let mut lead = target.strides();
+    let class_stride = lead.remove(place);
+    let field = &Field { data: target.data(), dtype, class_stride, lead };
+    let (job, upstream) = (&call.job, &upstream);
+    detached(py, work, || gradient(job, of, upstream, unit, field.clone()))?;
+    drop(numbers);
+    target.finish(py, None)
+}
+
+/// From the gradient of each distance that of its square: g/(2d). Where rows are equal a distance has a kink, as |x| at
+/// 0, and the gradient is 0 as for torch's norms.
+fn of_square(job: &Job, g: &Upstream, unit: f64) -> crate::error::Result<Vec<f64>> {
+    let mut distances = vec![0.0; job.len()];
+    let mut of_values = job.clone();
+    let Operand { lead, .. } = per_row(&distances, &job.lead);
+    (of_values.root, of_values.unit, of_values.most) = (true, unit, std::f64::consts::LN_2);
+    of_values.out = Some(Out { data: distances.as_mut_ptr().cast(), single: false, lead });
+    run(Quantity::Js, &of_values)?;
+    let lead = Lead { shape: &job.lead };
+    for (row, d) in distances.iter_mut().enumerate() {
+        *d = if *d == 0.0 { 0.0 } else { g.of(&lead, row) / (2.0 * *d) };
+    }
+    Ok(distances)
+}
+
+/// Numbers in C order, one a row.
+fn per_row(numbers: &[f64], shape: &[usize]) -> Operand {
+    Operand {
+        name: "grad",
+        data: numbers.as_ptr().cast(),
+        dtype: Dtype::F64,
+        swapped: false,
+        class_stride: 0,
+        lead: super::exchange::c_order(shape, 8).into(),
+        given: Given::Logits,
+        temperature: 1.0,
     }
 }
