@@ -1,9 +1,14 @@
 //! Results of the input's own shape: one value a class, in terms of what a first evaluation found of the row.
+//!
+//! What is compiled for every value is one loop over vectors; all else here is compiled once for each element type and
+//! calls that loop through a table, a block or a tile at a time.
 
 use std::mem::MaybeUninit;
 
-use super::source::{Scratch, square};
-use super::{BATCH, BLOCK, Dtype, Lead, Offsets, Rows, SHORT, tiled};
+use smallvec::SmallVec;
+
+use super::source::{Scratch, Tile, square};
+use super::{BATCH, BLOCK, Dtype, Input, Lead, Offsets, Rows, SHORT, tiled};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -11,6 +16,41 @@ use crate::simd::*;
 pub trait Emit<E: Math, const I: usize, const R: usize>: Copy + Sync {
     /// One vector of classes of one row, or one class of `LANES` rows.
     fn emit<S: Simd>(self, s: S, at: &[V<S, E>; R], x: [V<S, E>; I]) -> V<S, E>;
+}
+
+/// Inputs that a value may have.
+const INPUTS: usize = 5;
+/// Numbers of a row that it may need.
+const NUMBERS: usize = 9;
+/// The numbers of each lane, as many of them as the value has.
+type Numbers<E> = [MaybeUninit<[E; 16]>; NUMBERS];
+
+/// An [`Emit`] as a loop over vectors, whatever their lanes are.
+trait Values<E>: Sync {
+    /// Writes `n` vectors of values, in terms of the numbers that each lane has.
+    ///
+    /// # Safety
+    /// The first `n` vectors of every input must be readable and those of `out` writable, and `out` none of the inputs;
+    /// `at` must hold the numbers.
+    unsafe fn write(&self, level: Level, at: &Numbers<E>, x: &[Tile<E>; INPUTS], n: usize, out: Tile<E>);
+}
+
+/// An [`Emit`] of this many inputs and numbers.
+struct Value<T, const I: usize, const R: usize>(T);
+
+impl<E: Math, T: Emit<E, I, R>, const I: usize, const R: usize> Values<E> for Value<T, I, R> {
+    unsafe fn write(&self, level: Level, at: &Numbers<E>, x: &[Tile<E>; INPUTS], n: usize, out: Tile<E>) {
+        const { assert!(I <= INPUTS && R <= NUMBERS) };
+        dispatch!(level, s => {
+            // SAFETY: the caller has written R of them, and 16 elements are no less than a vector.
+            let at: [V<_, E>; R] = array(|r| unsafe { load(s, at[r].as_ptr().cast::<E>()) });
+            let (x, value): ([Tile<E>; I], T) = (array(|i| x[i]), self.0);
+            for v in 0..n {
+                // SAFETY: vector v of every input is readable, that of the output writable.
+                unsafe { store::<_, E>(value.emit(s, &at, array(|i| load(s, x[i].class(v)))), out.class(v).cast_mut()) };
+            }
+        });
+    }
 }
 
 /// Where the values go.
@@ -51,233 +91,278 @@ pub unsafe fn emit_rows<E: Math, T: Emit<E, I, R>, const I: usize, const R: usiz
     at: &[[f64; BATCH]; R],
     target: &Target<'_>,
 ) {
+    let values: &dyn Values<E> = &Value::<T, I, R>(t);
+    let (inputs, lead, classes) = (&rows.inputs, rows.lead, rows.classes);
     // SAFETY: as the caller vouches.
-    dispatch!(level, s => unsafe { emit_at(s, t, rows, which, at, target) });
+    dispatch!(level, s => unsafe { Call { level, values, inputs, lead, classes, which, at, target }.run(s) });
 }
 
-#[inline(always)]
-unsafe fn emit_at<S: Simd, E: Math, T: Emit<E, I, R>, const I: usize, const R: usize>(
-    s: S,
-    t: T,
-    rows: &Rows<'_, E, I>,
-    which: &[usize],
-    at: &[[f64; BATCH]; R],
-    target: &Target<'_>,
-) {
-    let lanes = E::LANES;
-    let mut scratch = Scratch::<E, I>::new();
-    let offsets: [Offsets; I] = std::array::from_fn(|i| Offsets::new(&rows.inputs[i], &rows.lead, which));
-    let tiled = tiled(rows, which, &offsets);
-    for first in (0..tiled).step_by(lanes) {
-        let count = (tiled - first).min(lanes);
-        // SAFETY: as the caller vouches.
-        unsafe { tile(s, t, rows, which, first, count, &offsets, &mut scratch, at, target) };
+/// A call of [`emit_rows`], whatever its value.
+struct Call<'a, E> {
+    level: Level,
+    values: &'a dyn Values<E>,
+    inputs: &'a [Input<'a>],
+    lead: Lead<'a>,
+    classes: usize,
+    which: &'a [usize],
+    at: &'a [[f64; BATCH]],
+    target: &'a Target<'a>,
+}
+
+impl<E: Math> Call<'_, E> {
+    /// # Safety
+    /// As for [`emit_rows`].
+    #[inline(never)]
+    unsafe fn run<S: Simd>(&self, s: S) {
+        s.vectorize(
+            #[inline(always)]
+            || {
+                let mut scratch = Scratch::<E, INPUTS>::new();
+                let offsets: SmallVec<[Offsets; INPUTS]> =
+                    self.inputs.iter().map(|input| Offsets::new(input, &self.lead, self.which)).collect();
+                let tiled = tiled::<E>(self.inputs, &self.lead, self.classes, self.which, &offsets);
+                for first in (0..tiled).step_by(E::LANES) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { self.tile(s, first, (tiled - first).min(E::LANES), &offsets, &mut scratch) };
+                }
+                // SAFETY: as the caller vouches.
+                unsafe { self.along(s, tiled, &offsets, &mut scratch) };
+            },
+        );
     }
-    // SAFETY: as the caller vouches.
-    unsafe { along(s, t, rows, which, tiled, &offsets, &mut scratch, at, target) };
-}
 
-/// Rows `first …` of a batch, lanes along the row.
-///
-/// # Safety
-/// As for [`emit_rows`].
-#[inline(never)]
-unsafe fn along<S: Simd, E: Math, T: Emit<E, I, R>, const I: usize, const R: usize>(
-    s: S,
-    t: T,
-    rows: &Rows<'_, E, I>,
-    which: &[usize],
-    first: usize,
-    offsets: &[Offsets; I],
-    scratch: &mut Scratch<E, I>,
-    at: &[[f64; BATCH]; R],
-    target: &Target<'_>,
-) {
-    s.vectorize(
-        #[inline(always)]
-        || {
-            let lanes = E::LANES;
-            let lead: Lead<'_> = rows.lead;
-            // An input that is one number is staged once.
-            let constant: [bool; I] = array(|i| {
-                let input = &rows.inputs[i];
-                input.class_stride == 0 && input.mask.is_none() && input.lead.iter().all(|stride| *stride == 0)
-            });
-            let mut staged = [false; I];
-            for k in first..which.len() {
-                let at: [V<S, E>; R] = array(|r| V::<S, E>::splat(s, E::from_f64(at[r][k])));
-                let out = target.data.wrapping_offset(target.offset(&lead, which, k));
-                let mut start = 0;
-                while start < rows.classes {
-                    let n = (rows.classes - start).min(BLOCK);
-                    let mut x = [scratch.tile[0].as_ptr().cast::<E>(); I];
-                    for i in 0..I {
-                        x[i] = if staged[i] {
-                            scratch.tile[i].as_ptr().cast()
-                        } else {
-                            rows.inputs[i].block(s, offsets[i].get(k), start, n, &mut scratch.tile[i])
-                        };
-                        // A block as long as any to come, and not a single class, which is read where it is.
-                        staged[i] = constant[i] && n > 1 && n == rows.classes.min(BLOCK);
+    /// The numbers of the rows that the lanes are.
+    #[inline(always)]
+    fn numbers(&self, row: impl Fn(usize) -> usize) -> Numbers<E> {
+        let mut numbers = [const { MaybeUninit::uninit() }; NUMBERS];
+        for (numbers, at) in numbers.iter_mut().zip(self.at) {
+            numbers.write(array(|j| E::from_f64(at[row(j)])));
+        }
+        numbers
+    }
+
+    /// Rows `first …` of the batch, lanes along the row.
+    ///
+    /// # Safety
+    /// As for [`emit_rows`].
+    #[inline(always)]
+    unsafe fn along<S: Simd>(&self, s: S, first: usize, offsets: &[Offsets], scratch: &mut Scratch<E, INPUTS>) {
+        let (lanes, size, target) = (E::LANES, size_of::<E>() as isize, self.target);
+        let native = target.dtype.is::<E>() && target.class_stride == size;
+        let mut values = [const { MaybeUninit::<E>::uninit() }; BLOCK];
+        let values: *mut E = values.as_mut_ptr().cast();
+        for k in first..self.which.len() {
+            let at = self.numbers(|_| k);
+            let row = target.data.wrapping_offset(target.offset(&self.lead, self.which, k));
+            for start in (0..self.classes).step_by(BLOCK) {
+                let n = (self.classes - start).min(BLOCK);
+                let mut x = [Tile::new(values.cast_const(), 0); INPUTS];
+                let mut repeated = [[E::ZERO; 16]; INPUTS];
+                for (i, input) in self.inputs.iter().enumerate() {
+                    x[i] = if input.class_stride == 0 && input.mask.is_none() {
+                        // One vector serves all classes.
+                        let one = input.block(s, offsets[i].get(k), start, 1, &mut scratch.tile[i]);
+                        // SAFETY: the block has an element.
+                        repeated[i] = [unsafe { one.read_unaligned() }; 16];
+                        Tile::new(repeated[i].as_ptr(), 0)
+                    } else {
+                        let block = input.block(s, offsets[i].get(k), start, n, &mut scratch.tile[i]);
+                        Tile::new(block, lanes as isize * size)
+                    };
+                }
+                let to = row.wrapping_offset(start as isize * target.class_stride);
+                let out: *mut E = if native { to.cast() } else { values };
+                // SAFETY: n elements of every block are readable and of the output writable, which is new memory.
+                unsafe {
+                    self.values.write(self.level, &at, &x, n / lanes, Tile::new(out, lanes as isize * size));
+                    self.tail(&at, x, n, out);
+                    if !native {
+                        put_run(target.dtype, values, n, to, target.class_stride);
                     }
-                    let out = out.wrapping_offset(start as isize * target.class_stride);
-                    let mut v = 0;
-                    while v < n {
-                        let len = (n - v).min(lanes);
-                        let x: [V<S, E>; I] = array(|i| {
-                            // SAFETY: elements v … v + len − 1 of the block are readable.
-                            unsafe {
-                                let from = x[i].add(v);
-                                if len == lanes {
-                                    load(s, from)
-                                } else {
-                                    V::<S, E>::from_fn(s, |j| from.add(j.min(len - 1)).read_unaligned())
-                                }
-                            }
-                        });
-                        let to = out.wrapping_offset(v as isize * target.class_stride);
-                        let value = lanes_of::<S, E>(t.emit(s, &at, x));
-                        // SAFETY: values v … v + len − 1 of the block are writable, as the caller vouches.
-                        unsafe { put(&value, len, target.dtype, to, target.class_stride) };
-                        v += lanes;
-                    }
-                    start += n;
                 }
             }
-        },
-    );
-}
+        }
+    }
 
-/// `count ≤ LANES` rows from `first` of a batch, lanes across the rows.
-///
-/// # Safety
-/// As for [`emit_rows`]; there are at most [`SHORT`] classes, or `LANES` rows of native columns.
-#[inline(never)]
-unsafe fn tile<S: Simd, E: Math, T: Emit<E, I, R>, const I: usize, const R: usize>(
-    s: S,
-    t: T,
-    rows: &Rows<'_, E, I>,
-    which: &[usize],
-    first: usize,
-    count: usize,
-    offsets: &[Offsets; I],
-    scratch: &mut Scratch<E, I>,
-    at: &[[f64; BATCH]; R],
-    target: &Target<'_>,
-) {
-    s.vectorize(
-        #[inline(always)]
-        || {
-            let (lanes, classes, size) = (E::LANES, rows.classes, target.dtype.size() as isize);
-            let x: [_; I] = array(|i| {
-                let (tile, rows_of) = scratch.split(i);
-                rows.inputs[i].tile(s, &offsets[i], rows.lead, which, first, count, classes, tile, rows_of)
-            });
-            let at: [V<S, E>; R] = array(|r| V::<S, E>::from_fn(s, |j| E::from_f64(at[r][first + j.min(count - 1)])));
-            let mut place = [0; 16];
-            for k in 0..count {
-                place[k] = target.offset(&rows.lead, which, first + k);
+    /// The last of `n` classes, where they do not fill a vector.
+    ///
+    /// # Safety
+    /// `n` elements of every input must be readable and of `out` writable.
+    #[inline(always)]
+    unsafe fn tail(&self, at: &Numbers<E>, mut x: [Tile<E>; INPUTS], n: usize, out: *mut E) {
+        let (lanes, left) = (E::LANES, n % E::LANES);
+        if left == 0 {
+            return;
+        }
+        if n > lanes {
+            // The last vector overlaps the one before, and writes what that has written.
+            x.iter_mut().for_each(|x| *x = x.shifted(n - lanes));
+            // SAFETY: elements n − LANES … n − 1 are readable and writable.
+            return unsafe { self.values.write(self.level, at, &x, 1, Tile::new(out.add(n - lanes), 0)) };
+        }
+        let mut short = [[E::ZERO; 16]; INPUTS];
+        let mut found = [E::ZERO; 16];
+        for (x, short) in x.iter_mut().zip(&mut short).take(self.inputs.len()) {
+            let there = if x.is_repeated() { lanes } else { left };
+            // SAFETY: n = left elements of an input are readable, a vector of one that is repeated.
+            unsafe {
+                x.class(0).cast::<u8>().copy_to_nonoverlapping(short.as_mut_ptr().cast(), there * size_of::<E>())
+            };
+            *x = Tile::new(short.as_ptr(), 0);
+        }
+        // SAFETY: arrays of 16 have the elements of a vector, and `out` has room for n.
+        unsafe {
+            self.values.write(self.level, at, &x, 1, Tile::new(found.as_mut_ptr(), 0));
+            found.as_ptr().cast::<u8>().copy_to_nonoverlapping(out.cast(), left * size_of::<E>());
+        }
+    }
+
+    /// `count ≤ LANES` rows from `first` of the batch, lanes across the rows.
+    ///
+    /// # Safety
+    /// As for [`emit_rows`]; there are at most [`SHORT`] classes, or `LANES` rows of native columns.
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(
+        &self,
+        s: S,
+        first: usize,
+        count: usize,
+        offsets: &[Offsets],
+        scratch: &mut Scratch<E, INPUTS>,
+    ) {
+        let (lanes, target, size) = (E::LANES, self.target, self.target.dtype.size() as isize);
+        let mut x = [Tile::new(std::ptr::null(), 0); INPUTS];
+        for (i, input) in self.inputs.iter().enumerate() {
+            let (tile, rows_of) = scratch.split(i);
+            x[i] = input.tile(s, &offsets[i], self.lead, self.which, first, count, self.classes, tile, rows_of);
+        }
+        let at = self.numbers(|j| first + j.min(count - 1));
+        let mut place = [0; 16];
+        for (k, place) in place.iter_mut().enumerate().take(count) {
+            *place = target.offset(&self.lead, self.which, first + k);
+        }
+        let step = if count > 1 { place[1] - place[0] } else { 0 };
+        let even = (1..count).all(|k| place[k] - place[k - 1] == step);
+        let to = target.data.wrapping_offset(place[0]);
+        if even && step == size && count == lanes && target.dtype.is::<E>() {
+            // SAFETY: a tile holds LANES elements of every class, and LANES rows of every class are a run of the target.
+            return unsafe {
+                self.values.write(self.level, &at, &x, self.classes, Tile::new(to.cast(), target.class_stride))
+            };
+        }
+        let (mut values, mut rows) =
+            ([const { MaybeUninit::<E>::uninit() }; BLOCK], [const { MaybeUninit::<E>::uninit() }; ROOM]);
+        let (values, rows): (*mut E, *mut E) = (values.as_mut_ptr().cast(), rows.as_mut_ptr().cast());
+        for start in (0..self.classes).step_by(SHORT) {
+            let n = (self.classes - start).min(SHORT);
+            let stride = (lanes * size_of::<E>()) as isize;
+            // SAFETY: a tile holds LANES elements of every class, and SHORT classes of LANES rows fit a block.
+            unsafe { self.values.write(self.level, &at, &x.map(|x| x.from(start)), n, Tile::new(values, stride)) };
+            if even && step == size {
+                for i in 0..n {
+                    let to = to.wrapping_offset((start + i) as isize * target.class_stride);
+                    // SAFETY: class start + i of these rows is writable, as the caller vouches.
+                    unsafe { put_run(target.dtype, values.add(lanes * i), count, to, step) };
+                }
+                continue;
             }
-            let step = if count > 1 { place[1] - place[0] } else { 0 };
-            let even = (1..count).all(|k| place[k] - place[k - 1] == step);
-            // Not a closure: with two callers it would not be inlined.
-            macro_rules! value {
-                ($i:expr) => {
-                    // SAFETY: a tile holds LANES elements of every class.
-                    unsafe { t.emit(s, &at, array(|k| load(s, x[k].class($i)))) }
+            // SAFETY: there are n classes of LANES rows, and room for as many and one vector more.
+            unsafe { transpose(s, values, n, count, rows) };
+            // Rows without a gap are one run.
+            let whole = even && target.class_stride == size && n == self.classes && step == n as isize * size;
+            for (k, place) in place.iter().enumerate().take(if whole { 1 } else { count }) {
+                let to = target.data.wrapping_offset(place + start as isize * target.class_stride);
+                // SAFETY: these classes of row k are writable, or of all rows.
+                unsafe {
+                    put_run(target.dtype, rows.add(n * k), if whole { n * count } else { n }, to, target.class_stride)
                 };
             }
-            if (even && step == size && count == lanes) || classes > SHORT {
-                for i in 0..classes {
-                    let value = lanes_of::<S, E>(value!(i));
-                    let to = target.data.wrapping_offset(place[0] + i as isize * target.class_stride);
-                    // SAFETY: class i of these rows is writable, as the caller vouches.
-                    unsafe {
-                        if even {
-                            put(&value, count, target.dtype, to, step);
-                        } else {
-                            for k in 0..count {
-                                put(&[value[k]], 1, target.dtype, to.wrapping_offset(place[k] - place[0]), 0);
-                            }
-                        }
-                    }
-                }
-                return;
-            }
-            let mut whole = [const { MaybeUninit::<E>::uninit() }; BLOCK];
-            let out: *mut E = whole.as_mut_ptr().cast();
-            for i in 0..classes {
-                let value = value!(i).to_array();
-                // SAFETY: i < SHORT, and SHORT classes of LANES rows fit a block.
-                unsafe { out.add(lanes * i).cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(value) };
-            }
-            // Rows without a gap are written in order: what spills out of one is of the next, which comes after it.
-            let packed = even && target.class_stride == size && step == classes as isize * size;
-            for start in (0..classes).step_by(lanes) {
-                let n = (classes - start).min(lanes);
-                let mut r = [V::<S, E>::splat(s, E::ZERO); 16];
-                for (i, r) in r.iter_mut().enumerate().take(n) {
-                    // SAFETY: class start + i < classes has been written.
-                    *r = unsafe { load(s, out.add(lanes * (start + i))) };
-                }
-                let r = square::<S, E>(r);
-                for k in 0..count {
-                    let to = target.data.wrapping_offset(place[k] + start as isize * target.class_stride);
-                    let spill = packed && classes <= lanes && (count - 1 - k) * classes >= lanes - n;
-                    let value = lanes_of::<S, E>(r[k]);
-                    // SAFETY: classes start … start + n − 1 of row k are writable, and what spills out of them is of
-                    // later rows of this tile.
-                    unsafe { put(&value, if spill { lanes } else { n }, target.dtype, to, target.class_stride) };
-                }
-            }
-        },
-    );
+        }
+    }
 }
 
-/// The lanes of a vector, which for `f64` are the first half.
-#[inline(always)]
-fn lanes_of<S: Simd, E: Element>(value: V<S, E>) -> [E; 16] {
-    let mut lanes = [E::ZERO; 16];
-    // SAFETY: the array of a vector has at most 16 elements.
-    unsafe { lanes.as_mut_ptr().cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(value.to_array()) };
-    lanes
-}
+/// Elements of a tile's rows, and of one vector that spills out of the last.
+const ROOM: usize = BLOCK + 16;
 
-/// Stores the first `n` values, rounded to the dtype.
+/// Writes `classes` classes of `LANES` rows, which lie class by class, row by row; the first `count` rows of them.
 ///
 /// # Safety
-/// `n` numbers of the dtype at the stride must be writable.
+/// `values` has the elements, `out` room for `classes · count + LANES`.
 #[inline(always)]
-unsafe fn put<E: Element, const N: usize>(value: &[E; N], n: usize, dtype: Dtype, to: *mut u8, stride: isize) {
-    let size = dtype.size() as isize;
+unsafe fn transpose<S: Simd, E: Element>(s: S, values: *const E, classes: usize, count: usize, out: *mut E) {
+    let lanes = E::LANES;
+    for start in (0..classes).step_by(lanes) {
+        let n = (classes - start).min(lanes);
+        // Of the last class as many as are missing. SAFETY: class start + min(i, n − 1) has been written.
+        let r = square::<S, E>(array(|i| unsafe { load(s, values.add(lanes * (start + i.min(n - 1)))) }));
+        for (k, r) in r.iter().enumerate().take(count) {
+            // SAFETY: there is room for all rows and a vector.
+            let to = unsafe { out.add(classes * k + start) };
+            if n == lanes || start == 0 {
+                // What spills out of a short row is of the next, which is written after it. SAFETY: as above.
+                unsafe { store::<S, E>(*r, to) };
+            } else {
+                let mut short = [E::ZERO; 16];
+                // SAFETY: an array of 16 holds a vector, and n elements of the row have room.
+                unsafe {
+                    store::<S, E>(*r, short.as_mut_ptr());
+                    short.as_ptr().copy_to_nonoverlapping(to, n);
+                }
+            }
+        }
+    }
+}
+
+/// Stores one vector to memory that need not be aligned.
+///
+/// # Safety
+/// `E::LANES` elements must be writable at `to`.
+#[inline(always)]
+unsafe fn store<S: Simd, E: Element>(v: V<S, E>, to: *mut E) {
     // SAFETY: as the caller vouches.
+    unsafe { to.cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(v.to_array()) };
+}
+
+/// Stores `n` values, rounded to the dtype. For callers with the features of a level.
+///
+/// # Safety
+/// `n` values are readable, `n` numbers of the dtype at the stride writable.
+#[inline(always)]
+unsafe fn put_run<E: Element>(dtype: Dtype, values: *const E, n: usize, to: *mut u8, stride: isize) {
+    // SAFETY: as the caller vouches, of value j < n.
+    let value = |j: usize| unsafe { values.add(j).read() };
+    let at = |j: usize| to.wrapping_offset(j as isize * stride);
+    // SAFETY: as above.
     unsafe {
-        if dtype.is::<E>() {
-            if stride == size && n == E::LANES && N == 16 {
-                // As a whole: a copy of known length.
-                std::ptr::copy_nonoverlapping(value.as_ptr().cast::<u8>(), to, E::LANES * size_of::<E>());
-            } else {
-                for j in 0..n {
-                    to.offset(j as isize * stride).cast::<E>().write_unaligned(value[j]);
-                }
+        match dtype {
+            _ if dtype.is::<E>() && stride == size_of::<E>() as isize => {
+                values.cast::<u8>().copy_to_nonoverlapping(to, n * size_of::<E>());
             }
-        } else if E::LANES == 16 && dtype.size() == 2 {
-            let mut bits = [0u16; N];
-            for j in 0..N {
-                let x = value[j].to_f64() as f32;
-                bits[j] = if dtype == Dtype::F16 { narrow_f16(x) } else { narrow_bf16(x) };
-            }
-            if stride == size && n == N {
-                std::ptr::copy_nonoverlapping(bits.as_ptr().cast::<u8>(), to, 2 * N);
-            } else {
-                for j in 0..n {
-                    to.offset(j as isize * stride).cast::<u16>().write_unaligned(bits[j]);
-                }
-            }
-        } else {
-            for j in 0..n {
-                dtype.store(value[j].to_f64(), to.offset(j as isize * stride));
-            }
+            _ if dtype.is::<E>() => (0..n).for_each(|j| at(j).cast::<E>().write_unaligned(value(j))),
+            Dtype::Bf16 if E::LANES == 16 => put_halves(values, n, to, stride, narrow_bf16),
+            Dtype::F16 if E::LANES == 16 => put_halves(values, n, to, stride, narrow_f16),
+            _ => (0..n).for_each(|j| dtype.store(value(j).to_f64(), at(j))),
+        }
+    }
+}
+
+/// Stores `n` values of single precision as halves.
+///
+/// # Safety
+/// As for [`put_run`].
+#[inline(always)]
+unsafe fn put_halves<E: Element>(values: *const E, n: usize, to: *mut u8, stride: isize, narrow: impl Fn(f32) -> u16) {
+    // SAFETY: as the caller vouches.
+    let bits = |j: usize| narrow(unsafe { values.add(j).read() }.to_f64() as f32);
+    if stride == 2 {
+        for j in 0..n {
+            // SAFETY: likewise.
+            unsafe { to.cast::<u16>().add(j).write_unaligned(bits(j)) };
+        }
+    } else {
+        for j in 0..n {
+            // SAFETY: likewise.
+            unsafe { to.offset(j as isize * stride).cast::<u16>().write_unaligned(bits(j)) };
         }
     }
 }

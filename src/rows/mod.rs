@@ -144,11 +144,6 @@ impl<'a, E: Math, const I: usize> Rows<'a, E, I> {
     pub unsafe fn new(inputs: [Input<'a>; I], lead: Lead<'a>, classes: usize) -> Self {
         Rows { inputs, lead, classes, element: std::marker::PhantomData }
     }
-
-    /// Whether lanes run across rows.
-    fn across(&self) -> bool {
-        self.classes <= SHORT || self.inputs.iter().all(|x| x.is_columns::<E>(&self.lead))
-    }
 }
 
 /// Evaluates a measure on the given rows, up to [`BATCH`] of them, and hands the results to `sink`.
@@ -225,7 +220,7 @@ fn batches<
         let tiled = if const { is_portable::<S>() } {
             0
         } else {
-            let n = tiled(rows, which, &offsets);
+            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets);
             across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, n, &offsets, &mut scratch, &mut out);
             n
         };
@@ -245,13 +240,20 @@ fn batches<
 /// classes to stage one, or too few rows to pay; and so do all rows of more classes unless they are neighbours, for only
 /// then is a tile of them where they are.
 #[inline(always)]
-fn tiled<E: Math, const I: usize>(rows: &Rows<'_, E, I>, which: &[usize], offsets: &[Offsets; I]) -> usize {
+fn tiled<E: Math>(
+    inputs: &[Input<'_>],
+    lead: &Lead<'_>,
+    classes: usize,
+    which: &[usize],
+    offsets: &[Offsets],
+) -> usize {
     let (n, left) = (which.len(), which.len() % E::LANES);
-    if rows.classes <= SHORT {
+    if classes <= SHORT {
         return if left < FEW { n - left } else { n };
     }
+    let columns = inputs.iter().all(|x| x.is_columns::<E>(lead));
     let neighbours = offsets.iter().all(|x| x.step == Some(size_of::<E>() as isize));
-    if rows.across() && neighbours { n - left } else { 0 }
+    if columns && neighbours { n - left } else { 0 }
 }
 
 /// Frames and sums of up to 16 rows on their way to `finish`, which takes 8 at a time.

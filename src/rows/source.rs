@@ -236,6 +236,31 @@ pub(crate) struct Tile<E> {
 }
 
 impl<E> Tile<E> {
+    /// Vectors this many bytes apart.
+    #[inline(always)]
+    pub(crate) fn new(base: *const E, stride: isize) -> Self {
+        Tile { base: base.cast(), stride, element: std::marker::PhantomData }
+    }
+
+    /// Those from the i-th on.
+    #[inline(always)]
+    pub(crate) fn from(self, i: usize) -> Self {
+        Tile::new(self.class(i), self.stride)
+    }
+
+    /// Those that begin `n` elements further on, unless it is one vector that is repeated.
+    #[inline(always)]
+    pub(crate) fn shifted(self, n: usize) -> Self {
+        let base: *const E = self.base.cast();
+        if self.is_repeated() { self } else { Tile::new(base.wrapping_add(n), self.stride) }
+    }
+
+    /// Whether it is one vector for all classes.
+    #[inline(always)]
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.stride == 0
+    }
+
     /// Where class `i` of the rows is.
     #[inline(always)]
     pub(crate) fn class(&self, i: usize) -> *const E {
