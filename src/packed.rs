@@ -2,7 +2,7 @@
 //! which the code says only "at most this".
 //!
 //! A row of codes starts with a step and a minimum (two `f32` in the place of four codes); a code stands for the
-//! log-probability step · code + minimum, in `f32` as llama.cpp decodes it. Where a row reaches [`REACH`] below its
+//! log-probability step · code + minimum, in `f32` as llama.cpp decodes it. Where a row reaches `REACH` below its
 //! largest, code 0 is a clamped entry.
 
 use std::sync::Mutex;
@@ -307,7 +307,7 @@ fn ln<S: Simd>(s: S, x: f64) -> f64 {
     wide::ln(s, W::splat(s, x)).to_array()[0]
 }
 
-/// llama.cpp's divergence of each row: the sum of p (ln p − ln q) over the classes whose ln p is above [`LEAST`], as the
+/// llama.cpp's divergence of each row: the sum of p (ln p − ln q) over the classes whose ln p is above `LEAST`, as the
 /// rows stand, in double precision. Logarithms of a row are less the row's number in `shifts`.
 pub fn divergence(matrices: [Matrix<'_>; 2], shifts: [&[f64]; 2], classes: usize, out: &mut [f64], threads: usize) {
     let rows = out.len();

@@ -39,6 +39,7 @@ def test_signatures(case: Case) -> None:
     keywords = {n: x.default for n, x in parameters.items() if x.kind is inspect.Parameter.KEYWORD_ONLY}
     assert keywords == ({"ignore_index": None} if case.labels else {}) | {
         "given": "probs",
+        "dtype": None,
         "axis": -1,
         "keepdims": False,
         "base": None,

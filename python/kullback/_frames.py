@@ -118,8 +118,8 @@ class _Operand:
             if found[dtype] is None:
                 raise TypeError(_not_numbers(name, frame.columns[place], dtype))
         self._dtype = np.result_type(*found.values()) if found else np.dtype(np.float64)
-        self._extension = any(not isinstance(dtype, np.dtype) for dtype in found)
-        self._one = len(found) <= 1 and not self._extension
+        self._one = len(found) <= 1 and all(isinstance(dtype, np.dtype) for dtype in found)
+        self._columns: list[Any] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -150,12 +150,25 @@ class _Operand:
         return start
 
     def block(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``, brought together."""
+        """Rows ``start:stop``, brought together: columns stay columns, so that each is copied as it lies."""
         rows = slice(start, stop) if self.take is None else self.take[start:stop]
-        block = self._frame.iloc[rows].iloc[:, self._places]
-        options = {"na_value": np.nan} if self._extension else {}
-        array: NDArray[Any] = block.to_numpy(dtype=self._dtype, **options)
-        return array
+        values = self._values()
+        count = len(values[0][rows]) if values else stop - start
+        block = np.empty((len(values), count), self._dtype)
+        for line, column in zip(block, values, strict=True):
+            if isinstance(column, np.ndarray):
+                line[:] = column[rows]
+            else:
+                line[:] = column[rows].to_numpy(dtype=self._dtype, na_value=np.nan)
+        return block.T
+
+    def _values(self) -> list[Any]:
+        """Give the columns: NumPy's as views, others as pandas' arrays."""
+        if self._columns is None:
+            chosen = self._frame.iloc[:, self._places]
+            columns = [column for _, column in chosen.items()]
+            self._columns = [c.to_numpy() if isinstance(c.dtype, np.dtype) else c.array for c in columns]
+        return self._columns
 
 
 class Call:

@@ -34,6 +34,7 @@ def _of_one(name: str) -> Any:
         p: Any,
         *,
         given: Any = "probs",
+        dtype: Any = None,
         axis: int = -1,
         keepdims: bool = False,
         base: float | None = None,
@@ -45,7 +46,7 @@ def _of_one(name: str) -> Any:
         out: Any = None,
         threads: int | None = None,
     ) -> Any:
-        options = (axis, keepdims, base, temperature, reduction, on_invalid, threads)
+        options = (dtype, axis, keepdims, base, temperature, reduction, on_invalid, threads)
         return _traced(name, (p, None, None, where, rows), None, given, options, out)
 
     return quantity
@@ -57,6 +58,7 @@ def _of_two(name: str) -> Any:
         q: Any,
         *,
         given: Any = "probs",
+        dtype: Any = None,
         axis: int = -1,
         keepdims: bool = False,
         base: float | None = None,
@@ -68,7 +70,7 @@ def _of_two(name: str) -> Any:
         out: Any = None,
         threads: int | None = None,
     ) -> Any:
-        options = (axis, keepdims, base, temperature, reduction, on_invalid, threads)
+        options = (dtype, axis, keepdims, base, temperature, reduction, on_invalid, threads)
         return _traced(name, (p, q, None, where, rows), None, given, options, out)
 
     return quantity
@@ -81,6 +83,7 @@ def _of_labels(name: str) -> Any:
         *,
         ignore_index: int | None = None,
         given: Any = "probs",
+        dtype: Any = None,
         axis: int = -1,
         keepdims: bool = False,
         base: float | None = None,
@@ -92,7 +95,7 @@ def _of_labels(name: str) -> Any:
         out: Any = None,
         threads: int | None = None,
     ) -> Any:
-        options = (axis, keepdims, base, temperature, reduction, on_invalid, threads)
+        options = (dtype, axis, keepdims, base, temperature, reduction, on_invalid, threads)
         return _traced(name, (q, None, labels, where, rows), ignore_index, given, options, out)
 
     return quantity
@@ -104,7 +107,9 @@ def _traced(
     """Call the operator that a native function stands for, with its options as the operator takes them."""
     if out is not None:
         raise TypeError("out cannot be part of a graph: leave it out")
-    axis, keepdims, base, temperature, *rest = options
+    dtype, axis, keepdims, base, temperature, *rest = options
+    if dtype is not None:
+        raise TypeError("dtype is for arrays of uint16: a tensor that is part of a graph has its own")
     given = [given] if isinstance(given, str) else list(given)
     temperature = list(temperature) if isinstance(temperature, tuple) else [temperature]
     found = _torch.Quantity.of(tensors, (name, ignore_index, given, axis, keepdims, base, temperature, *rest))

@@ -119,6 +119,7 @@ mod tests {
     op!(Tail: f64, s, f => f64::ln_tail(s, f));
     op!(Ln: f64, s, x => <f64 as Math>::ln(s, x));
     op!(LnOrZero: f64, s, x => f64::ln_or_zero(s, x));
+    op!(LnTerm: f64, s, x => f64::ln_scaled_or_zero(s, x, f64x8::splat(s, 1.0)));
     op!(Phi: f64, s, d => f64::phi(s, d));
     op!(JsLog: f64, s, x => f64::js_log(s, x));
     op!(JsFar: f64, s, x => f64::js_far(s, x, f64::exp_minus(s, x)));
@@ -131,6 +132,7 @@ mod tests {
         check::<Tail>("ln_tail", 2.0);
         check::<Ln>("ln", 1.0);
         check::<LnOrZero>("ln", 1.0);
+        check::<LnTerm>("ln", 2.0);
         check::<Phi>("phi", 2.0);
         check::<JsLog>("js_log", 2.0);
         check::<JsFar>("js_far", 2.0);

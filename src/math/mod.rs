@@ -64,7 +64,7 @@ pub trait Math: Element {
     /// of two masses whose logarithms differ by x, per unit of the larger.
     fn js_log<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;
 
-    /// G(x) / x for 0 ≤ x ≤ 1, likewise with one rounding.
+    /// G(x) / x for 0 ≤ x ≤ 1, likewise.
     fn js_log_times<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self>;
 
     /// G(x), the same, for 1 ≤ x ≤ 3, where the formula as it stands cancels up to six-fold.
@@ -121,7 +121,7 @@ pub trait Math: Element {
         sum + Self::ln_tail_plus(s, f, low)
     }
 
-    /// k ln 2 + ln(1 + f) within 2 ulp and in half the operations, for the terms of a sum.
+    /// k ln 2 + ln(1 + f) in half the operations, at most a tenth of an ulp worse, for the terms of a sum.
     #[inline(always)]
     fn ln_join_term<S: Simd>(s: S, k: V<S, Self>, f: V<S, Self>) -> V<S, Self> {
         fma(k, splat::<S, Self>(s, std::f64::consts::LN_2), Self::ln_tail_plus(s, f, f))

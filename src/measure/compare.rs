@@ -208,7 +208,7 @@ impl<E: Math> Compare<E> {
         let size = d.abs();
         let more = E::phi_times(s, d);
         // q − p = p(eᵈ − 1), q = p·eᵈ, each without cancellation while d is small.
-        let rise = d + more;
+        let rise = fma(d, more, d);
         let mut q = fma(p, rise, p);
         let mut terms =
             [(p * d) * more, -(q * d) * E::phi_times(s, -d), size * E::js_log_times(s, size), (p * rise).abs() * half];

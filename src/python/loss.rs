@@ -815,6 +815,11 @@ fn cross_entropy_of<'py>(py: Python<'py>, call: &Classes<'py>, reduce: Reduce, s
         _ => None,
     };
     let saved = if save { Some(Target::new(py, &call.kind, &[call.saved()], Dtype::F64)?) } else { None };
+    if let Some(saved) = &saved {
+        // Rows that do not count write no numbers: theirs are 0 rather than what the memory held before.
+        // SAFETY: the new array is as long, in C order, and a floating 0 is all zero bits.
+        unsafe { saved.data().write_bytes(0, call.saved() * size_of::<f64>()) };
+    }
     let numbers = saved.as_ref().map(|saved| Numbers(saved.data().cast()));
     let (job, terms, field) = (&call.job, &call.terms, &out.as_ref().map(|(_, field)| field.clone()));
     let which = call.which;

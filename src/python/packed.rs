@@ -78,7 +78,7 @@ fn common(matrices: &[Borrowed<'_>]) -> PyResult<usize> {
 /// Takes pairs of a contiguous matrix and its space ("codes" are llama.cpp's, as uint16 with step and minimum in front)
 /// and gives of each the merged rows, the mass of their last class and the first of the largest classes.
 #[pyfunction]
-#[pyo3(signature = (matrices, classes, threads=Threads(None)))]
+#[pyo3(signature = (matrices, classes, threads=Threads(None)), text_signature = "(matrices, classes, threads=None)")]
 pub fn merge_clamped<'py>(
     py: Python<'py>,
     matrices: Vec<(Bound<'py, PyAny>, String)>,
@@ -112,7 +112,10 @@ pub fn merge_clamped<'py>(
 ///
 /// Matrices are codes or contiguous logarithms, from which the rows' `shifts` are subtracted.
 #[pyfunction]
-#[pyo3(signature = (base, other, base_shifts, other_shifts, classes, threads=Threads(None)))]
+#[pyo3(
+    signature = (base, other, base_shifts, other_shifts, classes, threads=Threads(None)),
+    text_signature = "(base, other, base_shifts, other_shifts, classes, threads=None)"
+)]
 pub fn clipped_divergence<'py>(
     py: Python<'py>,
     base: &Bound<'py, PyAny>,

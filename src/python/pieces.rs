@@ -15,10 +15,13 @@ const STAGED: usize = 2 << 20;
 /// which about as many bytes are scored.
 const LEAST: usize = 64 << 10;
 
+/// Arrays by the names of their arguments.
+pub type Arrays<'py> = SmallVec<[(&'static str, Array<'py>); 2]>;
+
 /// The operands of a call.
 pub struct Operands<'py> {
     /// The arrays; outlines of them where there are pieces.
-    pub arrays: SmallVec<[(&'static str, Array<'py>); 2]>,
+    pub arrays: Arrays<'py>,
     /// What kind of result the caller gets.
     pub kind: Kind<'py>,
     /// The frame whose series the result is.
@@ -120,10 +123,8 @@ impl<'py> Operands<'py> {
 
 /// The arguments where all are ndarrays, which is what a call on one row comes with: half its time went into looking for
 /// anything else.
-fn arrays<'py>(
-    arguments: &[(&'static str, &Bound<'py, PyAny>)],
-) -> PyResult<Option<SmallVec<[(&'static str, Array<'py>); 2]>>> {
-    let mut arrays = SmallVec::new();
+fn arrays<'py>(arguments: &[(&'static str, &Bound<'py, PyAny>)]) -> PyResult<Option<Arrays<'py>>> {
+    let mut arrays = Arrays::new();
     for (name, obj) in arguments {
         let Some(array) = Array::exact(name, obj)? else { return Ok(None) };
         arrays.push((*name, array));
