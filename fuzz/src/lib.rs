@@ -124,8 +124,8 @@ impl Call {
     /// Results as the call stores them, or `None` where it is an error.
     fn run(&self) -> Option<Vec<f64>> {
         self.out.clear();
-        match run(self.quantity, &self.job) {
-            Ok(_) => Some((0..self.job.len()).map(|row| self.out.number(row)).collect()),
+        match run(self.quantity, &self.job).and_then(|(_, invalid)| invalid.check(&self.job)) {
+            Ok(()) => Some((0..self.job.len()).map(|row| self.out.number(row)).collect()),
             Err(error) => {
                 assert!(!format!("{error:?}").is_empty());
                 None
