@@ -119,7 +119,7 @@ def _ratio_of_probs(p: Rows, q: Rows) -> tuple[Exact, Exact, Exact]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         d = np.where(near, np.log1p(np.where(near, (b - a) / a, 0)), np.log(b) - np.log(a))
         scale = (b - a).sum(axis=-1, keepdims=True) / total
-        offset = np.where(np.abs(scale) < 1, np.log1p(scale), np.log(other) - np.log(total))
+        offset = np.where(np.abs(scale) < 0.5, np.log1p(scale), np.log(other) - np.log(total))
     d = np.where(both, d - offset, np.where(a > 0, -np.inf, np.where(b > 0, np.inf, 0)))
     return a / total, b / other, d
 
