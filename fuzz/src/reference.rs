@@ -170,10 +170,13 @@ fn js(p: Class, q: Class) -> f64 {
     if !(a < f64::INFINITY) {
         return larger / 2.0 * std::f64::consts::LN_2;
     }
-    // ½(1 + t)(y tanh y − ln cosh y) with y = a/2, t = e^−a: nothing cancels badly.
-    let (y, t) = (a / 2.0, (-a).exp());
-    let ln_cosh =
-        if y < 1.0 { (2.0 * (y / 2.0).sinh().powi(2)).ln_1p() } else { y + (t.ln_1p() - std::f64::consts::LN_2) };
+    let t = (-a).exp();
+    if a >= 2.0 {
+        return larger / 2.0 * ((1.0 + t) * (std::f64::consts::LN_2 - t.ln_1p()) - t * a);
+    }
+    // The same as ½(1 + t)(y tanh y − ln cosh y) with y = a/2: nothing cancels for close masses.
+    let y = a / 2.0;
+    let ln_cosh = (2.0 * (y / 2.0).sinh().powi(2)).ln_1p();
     let inner = if y < 0.01 { y * y / 2.0 * (1.0 - y * y / 2.0) } else { y * y.tanh() - ln_cosh };
     larger * (1.0 + t) / 2.0 * inner
 }
@@ -222,7 +225,8 @@ pub fn check(quantity: Quantity, job: &Job, got: Option<&[f64]>) {
                 wanted.push((0.0, f64::INFINITY));
                 continue;
             }
-            let (low, high) = (v.value - v.allowed, v.value + v.allowed);
+            let allowed = if v.value.is_finite() { v.allowed } else { 0.0 };
+            let (low, high) = (v.value - allowed, v.value + allowed);
             let (low, high) = if job.root { (low.max(0.0).sqrt(), high.sqrt()) } else { (low, high) };
             let unit = if job.root { job.unit.sqrt() } else { job.unit };
             let ends = (low / unit, high / unit);
