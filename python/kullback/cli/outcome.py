@@ -24,15 +24,24 @@ def reporting() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Whoever read the output has enough: nothing more to say, nor at the interpreter's exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has enough: nothing more to say.
+        _drop_output()
         raise typer.Exit(BAD_DATA) from None
     except (FileError, WriteError) as error:
         _fail(str(error))
     except OSError as error:
+        _drop_output()
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except MemoryError as error:
         _fail(f"not enough memory: {error}" if str(error) else "not enough memory")
+
+
+def _drop_output() -> None:
+    """Drop what standard output does not take: the interpreter would try it once more at its exit, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> None:
