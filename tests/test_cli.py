@@ -298,8 +298,9 @@ class TestOut:
         rows = RNG.normal(size=(5000, 3)).astype(np.float32)
         paths = [save("a.npy", rows), save("b.npy", rows + 1e-3 * rows**2)]
         option = "--plot" if name == "plot.png" else "--out"
-        # A first run: matplotlib finds no font cache, and cannot write one either.
-        environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "fonts")}
+        # A first run: matplotlib finds no font cache, and cannot write one either. Without fc-list, which it asks for
+        # fonts: that has a cache of its own, and complains of the full disk itself.
+        environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "fonts"), "PATH": ""}
         line = refused(run_alone("compare", *paths, option, tmp_path / name, preexec_fn=limit, env=environment))
         assert line.endswith(f"{name}: cannot be written: File too large")
         assert sorted(set(os.listdir(tmp_path)) - {"fonts"}) == ["a.npy", "b.npy"]
