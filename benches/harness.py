@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Idle time before each measurement: OpenMP's workers spin for a while after a parallel region and would take a core
-# from whoever comes next.
-SETTLE_SECONDS = 0.002
+# Idle time before each measurement: OpenMP's workers spin after a parallel region (torch's for 3 ms on two cores of an
+# EPYC 9005) and would take a core from whoever comes next.
+SETTLE_SECONDS = 0.01
 # A contender faster than this is called several times within a round and the median is taken.
 SHORT_SECONDS = 0.004
 MAX_REPEATS = 5

@@ -1,9 +1,13 @@
 //! The one choke point for threads: how many, when they pay, and a pool that survives a fork.
 
+mod place;
+
 use std::ops::Range;
 use std::ptr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use place::Places;
 
 /// Below this many nanoseconds of work a second thread costs more than it saves: waking one takes 10–50 µs.
 pub const WORTH_THREADS: f64 = 80_000.0;
@@ -18,6 +22,7 @@ struct Pool {
     process: u32,
     size: usize,
     pool: rayon::ThreadPool,
+    places: Arc<Places>,
 }
 
 /// The pool in use. A replaced pool is leaked: another call may be running on it, and in a forked child its threads
@@ -46,7 +51,7 @@ pub fn num_threads() -> usize {
 }
 
 /// A pool of at least `size` threads that belongs to this process; `None` where the system gives no threads.
-fn pool(size: usize) -> Option<&'static rayon::ThreadPool> {
+fn pool(size: usize) -> Option<&'static Pool> {
     let process = std::process::id();
     loop {
         let current = POOL.load(Ordering::Acquire);
@@ -55,11 +60,17 @@ fn pool(size: usize) -> Option<&'static rayon::ThreadPool> {
             && current.process == process
             && current.size >= size
         {
-            return Some(&current.pool);
+            return Some(current);
         }
-        let pool =
-            rayon::ThreadPoolBuilder::new().num_threads(size).thread_name(|i| format!("kullback-{i}")).build().ok()?;
-        let made = Box::into_raw(Box::new(Pool { process, size, pool }));
+        let places = Arc::new(Places::default());
+        let joined = Arc::clone(&places);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(size)
+            .thread_name(|i| format!("kullback-{i}"))
+            .start_handler(move |_| joined.join())
+            .build()
+            .ok()?;
+        let made = Box::into_raw(Box::new(Pool { process, size, pool, places }));
         if POOL.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: `made` was not published, so this is its only owner.
             drop(unsafe { Box::from_raw(made) });
@@ -74,28 +85,32 @@ pub fn chunk_rows(nanoseconds_a_row: f64, grain: usize) -> usize {
     (rows / grain).clamp(1, 1 << 20) * grain
 }
 
-/// Calls `work` with the number and the range of every chunk of `total` rows, on up to `threads` threads.
+/// Calls `work` with the number and the range of every chunk of `total` rows, on up to `threads` threads, this one of them:
+/// nothing is waited for but the last chunks of the others.
 pub fn chunks(total: usize, rows: usize, threads: usize, work: impl Fn(usize, Range<usize>) + Sync) {
     let count = total.div_ceil(rows);
     let range = |i: usize| i * rows..((i + 1) * rows).min(total);
     let threads = threads.min(count);
-    let pool = if threads > 1 { pool(threads) } else { None };
+    let pool = if threads > 1 { pool(threads - 1) } else { None };
     let Some(pool) = pool else {
         return (0..count).for_each(|i| work(i, range(i)));
     };
     let next = AtomicUsize::new(0);
-    pool.scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|_| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= count {
-                        break;
-                    }
-                    work(i, range(i));
-                }
-            });
+    let some = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= count {
+                break;
+            }
+            work(i, range(i));
         }
+    };
+    pool.places.beside_the_caller();
+    pool.pool.in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| some());
+        }
+        some();
     });
 }
 
