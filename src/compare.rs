@@ -7,7 +7,7 @@ use crate::math::{Math, wide};
 use crate::measure::{COMPARE, Compare};
 use crate::parallel;
 use crate::rows::{BATCH, Batch, Dtype, Lead, Map, evaluate, first_equal};
-use crate::score::{Given, Invalid, Job, Operand, Verdict, nanoseconds_a_row, scale};
+use crate::score::{Given, Invalid, Job, Operand, Verdict, grain, nanoseconds_a_row, scale};
 use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
 
 /// The columns by name, in the order of [`Column`].
@@ -92,7 +92,7 @@ fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
     let work = 3.0 * nanoseconds_a_row(job.classes, 2);
     let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
     let (invalid, limits) = (Mutex::new(Invalid::default()), limits(job));
-    parallel::chunks(job.len(), parallel::chunk_rows(work, BATCH), threads, |_, range| {
+    parallel::chunks(job.len(), parallel::chunk_rows(work, grain(job.classes, work)), threads, |_, range| {
         if !job.all_count() {
             for row in range.clone() {
                 columns.set_status(row, Status::Ignored);

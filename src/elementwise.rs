@@ -9,8 +9,8 @@ use crate::measure::{
 };
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, BLOCK, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
-use crate::score::{Axes, Given, Job, Operand, collapse, nanoseconds_a_row, scale};
+use crate::rows::{BATCH, BLOCK, Dtype, Emit, Lead, Map, Rows, Target, emit_rows, evaluate};
+use crate::score::{Axes, Given, Job, Operand, collapse, grain, nanoseconds_a_row, scale};
 use crate::simd::level;
 
 /// Where results go.
@@ -105,9 +105,7 @@ pub(crate) fn over_rows<const N: usize>(
     group: usize,
     see: impl Fn(&[usize], &mut [Total; N]) + Sync,
 ) -> [Total; N] {
-    // Where a row is much work, few rows are worth threads.
-    let grain = if nanoseconds > 6_000.0 { 1 } else { group.min(if job.classes > SHORT { 16 } else { BATCH }) };
-    let size = parallel::chunk_rows(nanoseconds, grain);
+    let size = parallel::chunk_rows(nanoseconds, group.min(grain(job.classes, nanoseconds)));
     let some = |range| {
         let mut total = Sums::default();
         job.batches(range, |which| which.chunks(group).for_each(|which| see(which, &mut total.0)));

@@ -11,7 +11,7 @@ use crate::math::{Math, wide};
 use crate::measure::Scale;
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, Batch, Dtype, Input, Lead, Map, Mask, Measure, Offsets, Rows, evaluate};
+use crate::rows::{BATCH, Batch, Dtype, Input, Lead, Map, Mask, Measure, Offsets, Rows, SHORT, evaluate};
 use crate::simd::{Level, SimdBase, W, dispatch, level};
 
 /// One number an axis. Arrays of up to four take no allocation: with eleven of them a call on one row took twice as long.
@@ -206,7 +206,8 @@ impl Job {
 
     /// Rows that are added up one after the other before chunks are.
     fn chunk(&self) -> usize {
-        parallel::chunk_rows(nanoseconds_a_row(self.classes, self.operands.len()), BATCH)
+        let work = nanoseconds_a_row(self.classes, self.operands.len());
+        parallel::chunk_rows(work, grain(self.classes, work))
     }
 
     /// The total of the results of all rows, in the bits that [`score`] gives it.
@@ -545,6 +546,16 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
 /// What a row takes on one thread, to decide about threads and chunks: the slowest kernels take about 1 ns an element.
 pub fn nanoseconds_a_row(classes: usize, inputs: usize) -> f64 {
     10.0 + 0.5 * (classes * inputs) as f64
+}
+
+/// Rows that are handed to a thread together: a batch of short rows, of longer ones a tile of columns, and single rows where
+/// one is much work. With whole batches 200 rows of 128 256 classes made two chunks, one nearly twice the other.
+pub fn grain(classes: usize, nanoseconds: f64) -> usize {
+    match nanoseconds {
+        _ if classes <= SHORT => BATCH,
+        ..20_000.0 => 16,
+        _ => 1,
+    }
 }
 
 /// Makes of the first values of a batch its results, in the caller's units; rows that are not distributions are noted.

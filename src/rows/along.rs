@@ -1,13 +1,9 @@
 //! Lanes along one row.
 
 use super::source::Scratch;
-use super::{BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
+use super::{AHEAD, BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
 use crate::math::Math;
 use crate::simd::*;
-
-/// Bytes between the vector in work and the line asked for. One block ahead, so that the next look finds it near:
-/// 8 KiB gave 28–30 GB/s where no prefetch gave 14 and merely reading takes 37.
-const AHEAD: usize = 8192;
 
 #[inline(always)]
 pub(super) fn rows<

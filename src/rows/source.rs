@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{BATCH, BLOCK, Offsets, SHORT};
+use super::{AHEAD, BATCH, BLOCK, Offsets, SHORT};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -633,9 +633,13 @@ fn widen_f16(bits: u16) -> f32 {
 #[inline(always)]
 unsafe fn convert<T: Scalar, E: Element>(from: *const u8, stride: isize, swapped: bool, n: usize, out: *mut E) {
     if stride == T::SIZE && !swapped {
-        for i in 0..n {
-            // SAFETY: as the caller vouches.
-            unsafe { out.add(i).write(E::from_f64(T::read(from.offset(i as isize * T::SIZE), false))) };
+        let line = 64 / T::SIZE as usize;
+        for start in (0..n).step_by(line) {
+            prefetch(from.wrapping_offset(start as isize * T::SIZE + AHEAD as isize));
+            for i in start..n.min(start + line) {
+                // SAFETY: as the caller vouches.
+                unsafe { out.add(i).write(E::from_f64(T::read(from.offset(i as isize * T::SIZE), false))) };
+            }
         }
     } else {
         for i in 0..n {
