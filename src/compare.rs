@@ -87,10 +87,11 @@ fn spaces(job: &Job) -> ([Map; 2], f64) {
 fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
     let (map, t) = spaces(job);
     let measure = Compare::<E>(scale(t)?);
-    let rows = job.inputs::<E, 2>(map);
+    let mut rows = job.inputs::<E, 2>(map);
     let level = level();
     let work = 3.0 * nanoseconds_a_row(job.classes, 2);
-    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
+    let [threads, within] = job.spread(work);
+    rows.threads = within;
     let (invalid, limits) = (Mutex::new(Invalid::default()), limits(job));
     parallel::chunks(job.len(), parallel::chunk_rows(work, grain(job.classes, work)), threads, |_, range| {
         if !job.all_count() {

@@ -11,7 +11,7 @@ use crate::math::{Math, wide};
 use crate::measure::Scale;
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, Batch, Dtype, Input, Lead, Map, Mask, Measure, Offsets, Rows, SHORT, evaluate};
+use crate::rows::{BATCH, Batch, Dtype, GROUP, Input, Lead, Map, Mask, Measure, Offsets, Rows, SHORT, evaluate};
 use crate::simd::{Level, SimdBase, W, dispatch, level};
 
 /// One number an axis. Arrays of up to four take no allocation: with eleven of them a call on one row took twice as long.
@@ -280,6 +280,17 @@ impl Job {
         unsafe { Rows::new(inputs, Lead { shape: &self.lead }, self.classes) }
     }
 
+    /// Threads that rows of so much work each are spread over, and those that each row is: a few vast rows are split.
+    pub fn spread(&self, nanoseconds: f64) -> [usize; 2] {
+        if nanoseconds * self.len() as f64 <= parallel::WORTH_THREADS {
+            [1, 1]
+        } else if self.len() < 8 * self.threads && self.len() < self.classes.div_ceil(GROUP) {
+            [1, self.threads]
+        } else {
+            [self.threads, 1]
+        }
+    }
+
     /// Calls `see` with the rows of a range that count, up to [`BATCH`] at a time.
     pub fn batches(&self, range: Range<usize>, mut see: impl FnMut(&[usize])) {
         let mut which = SmallVec::<[usize; BATCH]>::new();
@@ -507,11 +518,12 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
     map: [Map; I],
     rescue: &(dyn Fn(usize) -> f64 + Sync),
 ) -> Result<(Total, Invalid)> {
-    let rows = job.inputs::<E, I>(map);
+    let mut rows = job.inputs::<E, I>(map);
     let level = level();
     let work = nanoseconds_a_row(job.classes, I);
     let size = job.chunk();
-    let threads = if work * job.len() as f64 > parallel::WORTH_THREADS { job.threads } else { 1 };
+    let [threads, within] = job.spread(work);
+    rows.threads = within;
     let invalid = Mutex::new(Invalid::default());
     if let (Some(out), false) = (&job.out, job.all_count()) {
         (0..job.len()).for_each(|row| store(job, out, &[row], &[f64::NAN]));

@@ -19,7 +19,8 @@ from reference import SPACES
 # Lengths 0 … 4 vectors + 1, around a block, and a vocabulary.
 LENGTHS = (*range(1, 66), 127, 128, 129, 2047, 2048, 2049, 4097, 6200)
 # Work enough for several chunks; rows that fill no vector, no tile and no chunk.
-LARGE = [(300_001, 2), (60_013, 10), (20_011, 100), (2_003, 1000), (61, 33_000)]
+# The last are split within a row, and make tiles of columns that span several groups of blocks.
+LARGE = [(300_001, 2), (60_013, 10), (20_011, 100), (2_003, 1000), (61, 33_000), (17, 200_003)]
 
 
 def labels_for(n: int, c: int) -> np.ndarray:
@@ -376,3 +377,25 @@ def test_flush_to_zero_elsewhere_in_the_process_costs_nothing_but_subnormals() -
     for one, other in zip(expected, got, strict=True):
         assert_same_bits(one, other)
     assert all(np.isfinite(values).all() for values in rest)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are sent to processors on Linux only")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+def test_threads_of_the_pool_stay_off_the_processor_of_their_caller() -> None:
+    code = """
+import os
+import kullback as kb, numpy as np
+rows = np.full((200_000, 10), 0.1, np.float32)
+allowed = os.sched_getaffinity(0)
+kb.entropy(rows, threads=2)
+threads = [int(thread) for thread in os.listdir("/proc/self/task")]
+ours = [thread for thread in threads if open(f"/proc/self/task/{thread}/comm").read().startswith("kullback-")]
+for thread in ours:
+    assert os.sched_getaffinity(thread) < allowed, thread
+    assert len(os.sched_getaffinity(thread)) == len(allowed) - 1, thread
+assert os.sched_getaffinity(0) == allowed
+os.sched_setaffinity(0, {min(allowed)})
+assert kb.entropy(rows, threads=2).shape == (200_000,)
+print(len(ours))
+"""
+    assert run(code) == "1"

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::source::{Scratch, Tile};
-use super::{BLOCK, CHAIN, Columns, Hints, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
+use super::{BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -92,15 +92,25 @@ fn tile<
         || {
             let n = classes.min(BLOCK);
             block::<S, E, M, I, R, K, O, SECOND>(s, m, x, 0, n, hint, sums);
-            let mut start = n;
-            while start < classes {
+            if classes == n {
+                return;
+            }
+            let (mut group, mut next) = (Sums::new(), Sums::new());
+            let join = |sums: &mut Sums<R, K>, part: &Sums<R, K>| {
+                (0..E::LANES / 8).for_each(|half| merge::<S, E, M, I, R, K, O>(s, m, sums, half, part));
+            };
+            for start in (n..classes).step_by(BLOCK) {
                 let n = (classes - start).min(BLOCK);
-                let mut next = Sums::new();
-                block::<S, E, M, I, R, K, O, SECOND>(s, m, x, start, n, hint, &mut next);
-                for half in 0..E::LANES / 8 {
-                    merge::<S, E, M, I, R, K, O>(s, m, sums, half, &next);
+                let opens = start.is_multiple_of(GROUP);
+                let into = if opens { &mut group } else { &mut next };
+                block::<S, E, M, I, R, K, O, SECOND>(s, m, x, start, n, hint, into);
+                if !opens {
+                    join(if start < GROUP { sums } else { &mut group }, &next);
                 }
-                start += n;
+                let closes = (start + n).is_multiple_of(GROUP) || start + n == classes;
+                if closes && start >= GROUP {
+                    join(sums, &group);
+                }
             }
         },
     );

@@ -1,8 +1,11 @@
 //! Lanes along one row.
 
+use std::ops::Range;
+
 use super::source::Scratch;
-use super::{AHEAD, BLOCK, CHAIN, Columns, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
+use super::{AHEAD, BLOCK, CHAIN, Columns, GROUP, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
 use crate::math::Math;
+use crate::parallel;
 use crate::simd::*;
 
 #[inline(always)]
@@ -18,7 +21,7 @@ pub(super) fn rows<
     s: S,
     m: M,
     rows: &Rows<'_, E, I>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     offsets: &[Offsets; I],
     scratch: &mut Scratch<E, I>,
     out: &mut Columns<I, O>,
@@ -74,26 +77,92 @@ fn row<
     k: usize,
     sums: &mut Sums<R, K>,
 ) {
-    let classes = rows.classes;
-    let mut part = |start: usize, sums: &mut Sums<R, K>, k: usize| {
-        let n = (classes - start).min(BLOCK);
-        let x = array(|i| rows.inputs[i].block(s, offsets[i].get(index), start, n, &mut scratch.tile[i]));
-        block::<S, E, M, I, R, K, O, SECOND>(s, m, x, n, hint, k, sums);
-    };
-    if classes <= BLOCK {
-        return part(0, sums, k);
+    let at: [(isize, isize); I] = array(|i| offsets[i].get(index));
+    if rows.classes <= BLOCK {
+        let x = array(|i| rows.inputs[i].block(s, at[i], 0, rows.classes, &mut scratch.tile[i]));
+        return block::<S, E, M, I, R, K, O, SECOND>(s, m, x, rows.classes, hint, k, sums);
     }
     let (mut whole, mut next) = (Sums::new(), Sums::new());
-    part(0, &mut whole, 0);
-    for start in (BLOCK..classes).step_by(BLOCK) {
-        part(start, &mut next, 0);
-        merge::<S, E, M, I, R, K, O>(s, m, &mut whole, 0, &next);
+    if rows.threads > 1 {
+        let work = |i: usize, out: &mut [f64]| {
+            s.vectorize(
+                #[inline(always)]
+                || {
+                    let (mut scratch, mut sums) = (Scratch::<E, I>::new(), Sums::<R, K>::new());
+                    group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, i * GROUP, hint, &mut scratch, &mut sums);
+                    sums.write_first(out);
+                },
+            );
+        };
+        let mut none = true;
+        in_order_of_groups(rows.classes.div_ceil(GROUP), R + 2 * K, rows.threads, &work, &mut |numbers| {
+            if std::mem::take(&mut none) {
+                whole.read_first(numbers);
+            } else {
+                next.read_first(numbers);
+                merge::<S, E, M, I, R, K, O>(s, m, &mut whole, 0, &next);
+            }
+        });
+    } else {
+        group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, 0, hint, scratch, &mut whole);
+        for start in (GROUP..rows.classes).step_by(GROUP) {
+            group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, start, hint, scratch, &mut next);
+            merge::<S, E, M, I, R, K, O>(s, m, &mut whole, 0, &next);
+        }
     }
-    for r in 0..R {
-        sums.at[r][k] = whole.at[r][0];
-    }
-    for j in 0..K {
-        (sums.hi[j][k], sums.lo[j][k]) = (whole.hi[j][0], whole.lo[j][0]);
+    sums.set_row(k, &whole);
+}
+
+/// Calls `work` with every group's index and room for so many numbers, on up to `threads` threads, and `take` with what it
+/// writes there, in order. Not generic, so as to be compiled once.
+#[inline(never)]
+fn in_order_of_groups(
+    groups: usize,
+    numbers: usize,
+    threads: usize,
+    work: &(dyn Fn(usize, &mut [f64]) + Sync),
+    take: &mut dyn FnMut(&[f64]),
+) {
+    let one = |range: Range<usize>| {
+        let mut found = vec![0.0; numbers];
+        work(range.start, &mut found);
+        found
+    };
+    parallel::in_order(groups, 1, threads, one, |found: Vec<f64>| take(&found));
+}
+
+/// The frame and the sums of the group of blocks from class `start` of one row, at the first place of `sums`.
+#[inline(never)]
+fn group<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+    const SECOND: bool,
+>(
+    s: S,
+    m: M,
+    rows: &Rows<'_, E, I>,
+    at: &[(isize, isize); I],
+    start: usize,
+    hint: &[f64; R],
+    scratch: &mut Scratch<E, I>,
+    sums: &mut Sums<R, K>,
+) {
+    let end = rows.classes.min(start + GROUP);
+    let mut next = Sums::new();
+    for first in (start..end).step_by(BLOCK) {
+        let n = (end - first).min(BLOCK);
+        let x = array(|i| rows.inputs[i].block(s, at[i], first, n, &mut scratch.tile[i]));
+        if first == start {
+            block::<S, E, M, I, R, K, O, SECOND>(s, m, x, n, hint, 0, sums);
+        } else {
+            block::<S, E, M, I, R, K, O, SECOND>(s, m, x, n, hint, 0, &mut next);
+            merge::<S, E, M, I, R, K, O>(s, m, sums, 0, &next);
+        }
     }
 }
 

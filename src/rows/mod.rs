@@ -2,8 +2,9 @@
 //!
 //! **The order of summation** is a function of the number of classes C alone. In blocks of [`BLOCK`] classes, class i
 //! belongs to lane i mod `LANES`; a lane adds [`CHAIN`] classes in the element's own precision, then widens and adds
-//! chains; the lanes meet on a tree; blocks merge in order. `along` evaluates it with lanes = classes of one row,
-//! `across` with lanes = rows: which of them runs is a matter of speed and never changes a bit.
+//! chains; the lanes meet on a tree; blocks merge in order within a [`GROUP`], then the groups. `along` evaluates it with
+//! lanes = classes of one row, `across` with lanes = rows, and the groups of one vast row may be different threads': all
+//! that is a matter of speed and never changes a bit.
 
 mod across;
 mod along;
@@ -23,6 +24,8 @@ pub const BLOCK: usize = 2048;
 /// Bytes between the element in work and the line asked for. One block ahead, so that the next look finds it near:
 /// 8 KiB gave 28–30 GB/s where no prefetch gave 14 and merely reading takes 37.
 const AHEAD: usize = 8192;
+/// Classes whose blocks merge before groups of them do: what a thread takes of a row that is split, 20 µs of work or more.
+pub const GROUP: usize = 32 * BLOCK;
 /// Additions a lane makes before it widens. On uniform `f32` rows chains of 4 give 1.2 ulp, chains of 32 give 7.4.
 pub const CHAIN: usize = 4;
 /// Passes after the first that a row may ask for.
@@ -133,6 +136,8 @@ pub struct Rows<'a, E, const I: usize> {
     pub lead: Lead<'a>,
     /// Number of classes C.
     pub classes: usize,
+    /// Threads that the groups of one row are spread over.
+    pub threads: usize,
     element: std::marker::PhantomData<E>,
 }
 
@@ -145,7 +150,7 @@ impl<'a, E: Math, const I: usize> Rows<'a, E, I> {
     /// # Safety
     /// Every element that the shape and the strides of an input address must stay readable while the value is used.
     pub unsafe fn new(inputs: [Input<'a>; I], lead: Lead<'a>, classes: usize) -> Self {
-        Rows { inputs, lead, classes, element: std::marker::PhantomData }
+        Rows { inputs, lead, classes, threads: 1, element: std::marker::PhantomData }
     }
 }
 
@@ -278,6 +283,28 @@ impl<const R: usize, const K: usize> Sums<R, K> {
     fn part<S: Simd>(&self, s: S, half: usize) -> Part<S, R, K> {
         let load = |x: &[f64; 16]| W::from_slice(s, &x[8 * half..8 * half + 8]);
         Part { at: array(|r| load(&self.at[r])), sum: array(|k| Sum { hi: load(&self.hi[k]), lo: load(&self.lo[k]) }) }
+    }
+
+    /// The frame and the sums of the first row as so many numbers, which another thread hands on.
+    #[inline(always)]
+    fn write_first(&self, numbers: &mut [f64]) {
+        let all = self.at.iter().chain(&self.hi).chain(&self.lo);
+        numbers.iter_mut().zip(all).for_each(|(number, x)| *number = x[0]);
+    }
+
+    /// Those of the first row again.
+    #[inline(always)]
+    fn read_first(&mut self, numbers: &[f64]) {
+        let all = self.at.iter_mut().chain(&mut self.hi).chain(&mut self.lo);
+        all.zip(numbers).for_each(|(x, number)| x[0] = *number);
+    }
+
+    /// Row `k` becomes the first of others.
+    #[inline(always)]
+    fn set_row(&mut self, k: usize, first: &Self) {
+        let to = self.at.iter_mut().chain(&mut self.hi).chain(&mut self.lo);
+        let from = first.at.iter().chain(&first.hi).chain(&first.lo);
+        to.zip(from).for_each(|(to, from)| to[k] = from[0]);
     }
 
     /// Stores a part as those rows.
