@@ -24,6 +24,12 @@ pub fn copies<T: Clone>(value: T, n: usize, what: &str) -> Result<Vec<T>> {
     Ok(all)
 }
 
+/// A number for a message, short at every magnitude.
+pub fn short(x: f64) -> String {
+    let plain = x == 0.0 || !x.is_finite() || (1e-5..1e16).contains(&x.abs());
+    if plain { x.to_string() } else { format!("{x:e}") }
+}
+
 /// What is wrong with a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Flaw {
@@ -52,14 +58,17 @@ pub fn invalid_rows(argument: &str, given: &str, row: &str, flaw: Flaw, toleranc
                 "probs" | "counts" => "finite numbers >= 0",
                 _ => "finite numbers and -inf",
             };
+            let value = short(value);
             format!("column {column} is {value}, where given=\"{given}\" accepts {accepted}{remedy}")
         }
         Flaw::Sum(sum) => format!(
-            "sums to {sum}, where given=\"probs\" accepts 1 within {tolerance}; for counts or weights pass given=\"counts\""
+            "sums to {}, where given=\"probs\" accepts 1 within {tolerance}; for counts or weights pass given=\"counts\"",
+            short(sum)
         ),
         Flaw::LogSum(sum) => format!(
-            "has the log-sum-exp {sum}, where given=\"log_probs\" accepts 0 within {tolerance}; for unnormalised \
-             logarithms pass given=\"logits\""
+            "has the log-sum-exp {}, where given=\"log_probs\" accepts 0 within {tolerance}; for unnormalised \
+             logarithms pass given=\"logits\"",
+            short(sum)
         ),
     };
     let more = match count {

@@ -26,14 +26,11 @@ pub enum Quantity {
 }
 
 impl Quantity {
-    /// The name of its function.
-    pub fn name(self) -> &'static str {
+    /// The largest value there can be, in nats: results are never rounded above it.
+    pub fn most(self) -> f64 {
         match self {
-            Quantity::Entropy => "entropy",
-            Quantity::CrossEntropy => "cross_entropy",
-            Quantity::Kl => "kl_divergence",
-            Quantity::Js => "js_divergence",
-            Quantity::Nll => "nll",
+            Quantity::Js => Js::MOST,
+            Quantity::Entropy | Quantity::CrossEntropy | Quantity::Kl | Quantity::Nll => f64::INFINITY,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::error::{Error, Flaw, Result, invalid_rows, label_out_of_range};
+use crate::error::{Error, Flaw, Result, invalid_rows, label_out_of_range, short};
 use crate::math::{Math, wide};
 use crate::measure::Scale;
 use crate::parallel;
@@ -722,6 +722,7 @@ fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
 /// The scale of an operand's temperature, or the error that says what is accepted.
 pub fn scale<E: Math>(temperature: f64) -> Result<Scale<E>> {
     Scale::new(temperature).ok_or_else(|| {
-        Error::Value(format!("temperature must be a number > 0 between 1e-290 and 1e290, got {temperature}"))
+        let got = short(temperature);
+        Error::Value(format!("temperature must be a number > 0 between 1e-290 and 1e290, got {got}"))
     })
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -101,6 +102,39 @@ def test_given_may_be_a_pair_for_two_rows() -> None:
     for case in ONE:
         with pytest.raises((TypeError, ValueError), match="given"):
             case(p, q, labels=LABELS, given=("probs", "probs"))
+
+
+P = np.array([[0.5, 0.5], [0.2, 0.8]])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kb.entropy(P, keepdims=1), TypeError, "keepdims must be True or False, got int"),
+        (
+            lambda: kb.kl_divergence(P, P, given=["probs", "logits"]),
+            TypeError,
+            "a name or a tuple of two names, got list",
+        ),
+        (lambda: kb.entropy(P, given="logits", temperature=[1, 2]), TypeError, "a number or a tuple of two, got list"),
+        (lambda: kb.entropy(P, given="logits", temperature=1e-300), ValueError, "1e290, got 1e-300"),
+        (lambda: kb.entropy(P, base="2"), TypeError, r"base must be None \(nats\) or a number > 0 .*, got str"),
+        (lambda: kb.js_distance(P, P, base=0.5), ValueError, "base must be > 1 for a distance, got 0.5"),
+        (lambda: kb.entropy(P, threads=2**70), ValueError, f"threads must be None or an int >= 1, got {2**70}"),
+        (lambda: kb.set_num_threads(0), ValueError, "n must be an int >= 1, got 0"),
+        (lambda: kb.set_num_threads(None), TypeError, "n must be an int >= 1, got None"),  # type: ignore[arg-type]
+        (lambda: kb.entropy(P, where=[1, 0]), TypeError, "where must be boolean, got int64"),
+        (lambda: kb.entropy(P, rows=np.ones(2, "f4")), TypeError, "rows must be boolean, got float32"),
+        (lambda: kb.nll(P, [0.0, 1.0]), TypeError, "labels must be integers, one class a row, got float64"),
+        (lambda: kb.entropy(P, out=[0.0, 0.0]), TypeError, "tensor of float64, got list"),
+        (lambda: kb.entropy([[1.0, -1e-300]]), ValueError, "column 1 is -1e-300, where"),
+        (lambda: kb.entropy([[1.0, 1e300]]), ValueError, "row 0 sums to 1e300, where"),
+        (lambda: kb.entropy([[-1e300, -1e300]], given="log_probs"), ValueError, "the log-sum-exp -1e300, where"),
+    ],
+)
+def test_messages_say_what_came_and_what_is_accepted(call: Callable[[], Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
 
 
 # ----------------------------------------------------------------------------------------------------------------- axis

@@ -111,7 +111,7 @@ impl Call {
                 }),
             },
             unit: units[u.int_in_range(0..=if root { 2 } else { 3 })?],
-            most: if quantity == Quantity::Js { std::f64::consts::LN_2 } else { f64::INFINITY },
+            most: quantity.most(),
             root,
             invalid_is_nan: u.arbitrary()?,
             threads: 1,

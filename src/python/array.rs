@@ -481,17 +481,12 @@ enum Place<'py> {
     Foreign,
 }
 
-/// NumPy's dtype.
-pub fn descr(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyArrayDescr>> {
-    let name = match dtype {
-        Dtype::F64 => return Ok(numpy::dtype::<f64>(py)),
-        Dtype::F32 => return Ok(numpy::dtype::<f32>(py)),
-        Dtype::Bf16 => {
-            let library = py.import("ml_dtypes").map_err(|_| {
-                PyTypeError::new_err("NumPy has no bfloat16 of its own: install ml_dtypes for arrays of it")
-            })?;
-            return PyArrayDescr::new(py, library.getattr("bfloat16")?);
-        }
+/// What NumPy calls a dtype.
+pub fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F64 => "float64",
+        Dtype::F32 => "float32",
+        Dtype::Bf16 => "bfloat16",
         Dtype::F16 => "float16",
         Dtype::I8 => "int8",
         Dtype::I16 => "int16",
@@ -502,8 +497,22 @@ pub fn descr(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyArrayDescr>> 
         Dtype::U32 => "uint32",
         Dtype::U64 => "uint64",
         Dtype::Bool => "bool",
-    };
-    PyArrayDescr::new(py, name)
+    }
+}
+
+/// NumPy's dtype.
+pub fn descr(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyArrayDescr>> {
+    match dtype {
+        Dtype::F64 => Ok(numpy::dtype::<f64>(py)),
+        Dtype::F32 => Ok(numpy::dtype::<f32>(py)),
+        Dtype::Bf16 => {
+            let library = py.import("ml_dtypes").map_err(|_| {
+                PyTypeError::new_err("NumPy has no bfloat16 of its own: install ml_dtypes for arrays of it")
+            })?;
+            PyArrayDescr::new(py, library.getattr("bfloat16")?)
+        }
+        other => PyArrayDescr::new(py, dtype_name(other)),
+    }
 }
 
 /// An argument as an ndarray of the memory that it has, whatever its kind.
@@ -605,7 +614,7 @@ impl<'py> Target<'py> {
             _ => {
                 return Err(PyTypeError::new_err(format!(
                     "out must be a numpy array or a tensor of {wanted}, got {}",
-                    out.get_type()
+                    out.get_type().name()?
                 )));
             }
         };

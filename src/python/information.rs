@@ -4,12 +4,13 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use smallvec::{SmallVec, smallvec};
 
-use super::array::{Alignment, Array, Target, align, follow, precision, scalar_of, tuple};
+use super::array::{Alignment, Array, Target, align, dtype_name, follow, precision, scalar_of, tuple};
 use super::detached;
 use super::exchange::c_order;
-use super::options::{Axis, Base, Ignore, OnInvalid, Reduction, Spaces, Stored, Temperature, Threads};
+use super::options::{Axis, Base, Ignore, KeepDims, OnInvalid, Reduction, Spaces, Stored, Temperature, Threads};
 use super::pieces::Operands;
 use super::slope::{is_graph, node};
+use crate::error::short;
 use crate::registry::{Quantity, run};
 use crate::rows::Dtype;
 use crate::score::{Axes, Bytes, Given, Job, Labels, Operand, Out, ln, nanoseconds_a_row};
@@ -39,6 +40,11 @@ pub const NAMES: [(&str, (Quantity, bool)); 6] = [
     ("js_distance", (Quantity::Js, true)),
     ("nll", (Quantity::Nll, false)),
 ];
+
+/// What a quantity is called.
+pub fn name(which: (Quantity, bool)) -> &'static str {
+    NAMES.iter().find(|(_, of)| *of == which).map_or("", |(name, _)| *name)
+}
 
 /// A job about arrays, and what its result looks like.
 pub struct Call<'py> {
@@ -88,7 +94,8 @@ pub fn prepare<'py>(
     let mut flags = |name: &str, obj: &Bound<'py, PyAny>| -> PyResult<(Axes<usize>, Axes<isize>, *const u8)> {
         let array = Array::new(name, obj)?;
         if array.dtype != Dtype::Bool {
-            return Err(PyTypeError::new_err(format!("{name} must be boolean, got another dtype")));
+            let got = dtype_name(array.dtype);
+            return Err(PyTypeError::new_err(format!("{name} must be boolean, got {got}")));
         }
         let parts = (array.shape().into(), array.strides().into(), array.data);
         keep.push(array);
@@ -134,7 +141,8 @@ pub fn prepare<'py>(
     let labels = labels.map(|(obj, ignore)| -> PyResult<Labels> {
         let array = Array::new("labels", obj)?;
         if array.is_floating() || array.dtype == Dtype::Bool {
-            return Err(PyTypeError::new_err("labels must be integers, got another dtype"));
+            let got = dtype_name(array.dtype);
+            return Err(PyTypeError::new_err(format!("labels must be integers, one class a row, got {got}")));
         }
         if *array.shape() != *lead {
             return Err(PyValueError::new_err(format!(
@@ -236,7 +244,13 @@ fn value<'py>(
     let job = &mut call.job;
     job.root = root;
     job.unit = k.base.0.map_or(1.0, ln);
-    job.most = if quantity == Quantity::Js { std::f64::consts::LN_2 } else { f64::INFINITY };
+    job.most = quantity.most();
+    if let (true, Some(base)) = (root, k.base.0.filter(|b| *b < 1.0)) {
+        return Err(PyValueError::new_err(format!(
+            "base must be > 1 for a distance, got {}: in a base below 1 a divergence is negative and has no root",
+            short(base)
+        )));
+    }
     let work = nanoseconds_a_row(job.classes, job.operands.len()) * job.len() as f64;
     if k.reduction != Reduction::None {
         if k.out.is_some() {
@@ -280,10 +294,7 @@ fn value<'py>(
     invalid.check(job)?;
     let result = target.finish(py, k.out)?;
     match (&operands.frame, k.out) {
-        (Some(frame), None) => {
-            let name = if root { "js_distance" } else { quantity.name() };
-            frame.call_method1("result", (result, name, call.place, k.keepdims))
-        }
+        (Some(frame), None) => frame.call_method1("result", (result, name((quantity, root)), call.place, k.keepdims)),
         _ => Ok(result),
     }
 }
@@ -341,7 +352,7 @@ macro_rules! quantity {
         $(#[$doc])*
         #[pyfunction]
         #[pyo3(
-            signature = ($($arg),+, *, given=Spaces([Given::Probs; 2], false), dtype=Stored(false), axis=Axis(-1), keepdims=false, base=Base(None),
+            signature = ($($arg),+, *, given=Spaces([Given::Probs; 2], false), dtype=Stored(false), axis=Axis(-1), keepdims=KeepDims(false), base=Base(None),
                 temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None, rows=None,
                 on_invalid=OnInvalid(false), out=None, threads=Threads(None)),
             text_signature = $signature
@@ -352,7 +363,7 @@ macro_rules! quantity {
             given: Spaces,
             dtype: Stored,
             axis: Axis,
-            keepdims: bool,
+            keepdims: KeepDims,
             base: Base,
             temperature: Temperature,
             reduction: Reduction,
@@ -362,6 +373,7 @@ macro_rules! quantity {
             out: Option<&Bound<'py, PyAny>>,
             threads: Threads,
         ) -> PyResult<Bound<'py, PyAny>> {
+            let keepdims = keepdims.0;
             let keywords =
                 Keywords { given, dtype, axis, keepdims, base, temperature, reduction, r#where, rows, on_invalid, out, threads };
             score(py, ($quantity, $root), &[$((stringify!($arg), $arg)),+], None, keywords)
@@ -480,7 +492,7 @@ quantity! {
 quantity! {
     /// Jensen-Shannon distance of each pair of rows: the square root of `js_divergence`, a metric.
     ///
-    /// The base divides before the root is taken.
+    /// The base divides before the root is taken, and so must be greater than 1.
     ///
     /// Parameters
     /// ----------
@@ -531,7 +543,7 @@ quantity! {
 #[pyfunction]
 #[pyo3(
     signature = (q, labels, *, ignore_index=Ignore(None), given=Spaces([Given::Probs; 2], false), dtype=Stored(false), axis=Axis(-1),
-        keepdims=false, base=Base(None), temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None,
+        keepdims=KeepDims(false), base=Base(None), temperature=Temperature([1.0; 2], false), reduction=Reduction::None, r#where=None,
         rows=None, on_invalid=OnInvalid(false), out=None, threads=Threads(None)),
     text_signature = "(q, labels, *, ignore_index=None, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)"
 )]
@@ -543,7 +555,7 @@ pub fn nll<'py>(
     given: Spaces,
     dtype: Stored,
     axis: Axis,
-    keepdims: bool,
+    keepdims: KeepDims,
     base: Base,
     temperature: Temperature,
     reduction: Reduction,
@@ -557,7 +569,7 @@ pub fn nll<'py>(
         given,
         dtype,
         axis,
-        keepdims,
+        keepdims: keepdims.0,
         base,
         temperature,
         reduction,

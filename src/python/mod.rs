@@ -63,11 +63,8 @@ fn detached<T: Send>(
 /// >>> kb.get_num_threads()
 /// 2
 #[pyfunction]
-fn set_num_threads(n: options::Threads) -> PyResult<()> {
-    match n.0 {
-        Some(n) => parallel::set_num_threads(n),
-        None => return Err(PyTypeError::new_err("n must be an int >= 1, got None")),
-    }
+fn set_num_threads(n: &Bound<'_, PyAny>) -> PyResult<()> {
+    parallel::set_num_threads(options::threads("n", "an int >= 1", &n.as_borrowed())?);
     Ok(())
 }
 

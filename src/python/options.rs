@@ -1,11 +1,11 @@
 //! Keyword arguments: each type accepts what the option accepts and says so when something else comes.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString, PyTuple};
 
 use super::array::Array;
-use crate::error::unknown;
+use crate::error::{short, unknown};
 use crate::rows::Dtype;
 use crate::score::Given;
 
@@ -23,11 +23,24 @@ fn integer(argument: &str, accepted: &str, obj: &Obj<'_, '_>) -> PyResult<isize>
     if obj.is_instance_of::<PyBool>() || obj.is_instance_of::<PyString>() {
         return Err(error());
     }
-    obj.extract::<isize>().map_err(|_| error())
+    obj.extract::<isize>().map_err(|found| {
+        if found.is_instance_of::<PyOverflowError>(obj.py()) {
+            return PyValueError::new_err(format!("{argument} must be {accepted}, got {}", &**obj));
+        }
+        error()
+    })
 }
 
-fn number(argument: &str, obj: &Obj<'_, '_>) -> PyResult<f64> {
-    let error = || PyTypeError::new_err(format!("{argument} must be a number, got {}", type_name(obj)));
+/// A number of threads.
+pub fn threads(argument: &str, accepted: &str, obj: &Obj<'_, '_>) -> PyResult<usize> {
+    match integer(argument, accepted, obj)? {
+        n if n >= 1 => Ok(n as usize),
+        n => Err(PyValueError::new_err(format!("{argument} must be {accepted}, got {n}"))),
+    }
+}
+
+fn number(argument: &str, accepted: &str, obj: &Obj<'_, '_>) -> PyResult<f64> {
+    let error = || PyTypeError::new_err(format!("{argument} must be {accepted}, got {}", type_name(obj)));
     if obj.is_instance_of::<PyBool>() || obj.is_instance_of::<PyString>() {
         return Err(error());
     }
@@ -50,6 +63,18 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Axis {
     }
 }
 
+/// `keepdims`: whether the result keeps the axis of the classes, of length 1.
+#[derive(Clone, Copy)]
+pub struct KeepDims(pub bool);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for KeepDims {
+    type Error = PyErr;
+    fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
+        let error = |_| PyTypeError::new_err(format!("keepdims must be True or False, got {}", type_name(&obj)));
+        obj.extract::<bool>().map(KeepDims).map_err(error)
+    }
+}
+
 /// `threads`: how many, or the package's setting.
 #[derive(Clone, Copy)]
 pub struct Threads(pub Option<usize>);
@@ -60,10 +85,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Threads {
         if obj.is_none() {
             return Ok(Threads(None));
         }
-        match integer("threads", "None or an int >= 1", &obj)? {
-            n if n >= 1 => Ok(Threads(Some(n as usize))),
-            n => Err(PyValueError::new_err(format!("threads must be None or an int >= 1, got {n}"))),
-        }
+        threads("threads", "None or an int >= 1", &obj).map(|n| Threads(Some(n)))
     }
 }
 
@@ -84,9 +106,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Base {
         if obj.is_none() {
             return Ok(Base(None));
         }
-        match number("base", &obj)? {
+        let accepted = "None (nats) or a number > 0 other than 1";
+        match number("base", accepted, &obj)? {
             b if b > 0.0 && b != 1.0 && b.is_finite() => Ok(Base(Some(b))),
-            b => Err(PyValueError::new_err(format!("base must be None (nats) or a number > 0 other than 1, got {b}"))),
+            b => Err(PyValueError::new_err(format!("base must be {accepted}, got {}", short(b)))),
         }
     }
 }
@@ -112,6 +135,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Spaces {
             }
             let (p, q) = (pair.get_item(0)?, pair.get_item(1)?);
             return Ok(Spaces([one(p.as_borrowed())?, one(q.as_borrowed())?], true));
+        }
+        if !obj.is_instance_of::<PyString>() {
+            let got = type_name(&obj);
+            return Err(PyTypeError::new_err(format!("given must be a name or a tuple of two names, got {got}")));
         }
         one(obj).map(|g| Spaces([g, g], false))
     }
@@ -177,9 +204,9 @@ impl Temperature {
 impl<'a, 'py> FromPyObject<'a, 'py> for Temperature {
     type Error = PyErr;
     fn extract(obj: Obj<'a, 'py>) -> PyResult<Self> {
-        let one = |obj: &Obj<'_, 'py>| match number("temperature", obj)? {
+        let one = |obj: &Obj<'_, 'py>| match number("temperature", "a number or a tuple of two", obj)? {
             t if t > 0.0 && t.is_finite() => Ok(t),
-            t => Err(PyValueError::new_err(format!("temperature must be a number > 0, got {t}"))),
+            t => Err(PyValueError::new_err(format!("temperature must be a number > 0, got {}", short(t)))),
         };
         if let Ok(pair) = obj.cast::<PyTuple>() {
             if pair.len() != 2 {

@@ -10,7 +10,7 @@ use numpy::PyUntypedArray;
 use super::array::{Array, Kind, Target};
 use super::detached;
 use super::exchange::{is_torch, wants_graph};
-use super::information::{Keywords, NAMES, prepare};
+use super::information::{Keywords, NAMES, name, prepare};
 use super::options::{Axis, Base, Ignore, Reduction, Spaces, Temperature, Threads};
 use crate::elementwise::Field;
 use crate::loss::Upstream;
@@ -69,7 +69,6 @@ pub fn node<'py>(
     if k.out.is_some() {
         return Err(PyTypeError::new_err("out cannot be part of a graph: pass detached tensors, or leave it out"));
     }
-    let name = NAMES.iter().find(|(_, of)| *of == (quantity, root)).map_or("", |(name, _)| *name);
     let measure = MEASURE.get_or_try_init(py, || {
         PyResult::Ok(py.import("kullback._torch")?.getattr("Quantity")?.getattr("of")?.unbind())
     })?;
@@ -78,7 +77,7 @@ pub fn node<'py>(
     measure.bind(py).call1((
         (p, q, labels, k.r#where, k.rows),
         (
-            name,
+            name((quantity, root)),
             ignore_index,
             k.given.names(),
             k.axis.0,
@@ -205,7 +204,7 @@ fn of_square(job: &Job, g: &Upstream, unit: f64) -> crate::error::Result<Vec<f64
     let mut distances = vec![0.0; job.len()];
     let mut of_values = job.clone();
     let Operand { lead, .. } = per_row(&distances, &job.lead);
-    (of_values.root, of_values.unit, of_values.most) = (true, unit, std::f64::consts::LN_2);
+    (of_values.root, of_values.unit, of_values.most) = (true, unit, Quantity::Js.most());
     of_values.out = Some(Out { data: distances.as_mut_ptr().cast(), single: false, lead });
     run(Quantity::Js, &of_values)?;
     let lead = Lead { shape: &job.lead };
