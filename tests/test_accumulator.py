@@ -331,6 +331,8 @@ def test_accumulators_pickle_and_copy() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"expected_rows must be None or an int >= 0, got -1"):
+        kb.Accumulator(expected_rows=-1)
     columns, status = some_columns(10), np.zeros(10, np.uint8)
     groups = np.arange(10)
     with pytest.raises(ValueError, match=r"unknown column 'kll'; the columns are kl, kl_reverse, js"):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -370,6 +371,16 @@ class TestRefusals:
         assert "--given logits" in line
         assert document("compare", DIGITS, DIGITS4, "--given", "probs", "--no-check", status=3)["rows"]["scored"] == 0
 
+    @posix
+    def test_a_pipe(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "a.npy")
+        assert "a.npy: is a pipe or a device" in refused(run_alone("compare", DIGITS, tmp_path / "a.npy"))
+
+    def test_too_few_classes_to_compare(self, save: Callable[..., str]) -> None:
+        for few in (0, 1):
+            line = refused(run("compare", save("a.npy", BASE), save("b.npy", BASE[..., :few])))
+            assert line.endswith(f"b.npy: 11 against {few} classes")
+
     def test_arrays_that_do_not_pair_up(self, save: Callable[..., str]) -> None:
         line = refused(run("compare", save("m.npz", BASE, more=BASE), save("a.npy", BASE)))
         assert "'arr_0' (6 × 7 × 11 float32), 'more' (6 × 7 × 11 float32) against 'a' (6 × 7 × 11 float32)" in line
@@ -388,7 +399,7 @@ class TestRefusals:
             (["--labels", "a", "--tokens", "b"], "use --labels or --tokens, not both"),
             (["--fail-if", "kl.mean"], "is not of the form NAME SIGN NUMBER"),
             (["--fail-if", "kl.men>0"], "'kl.men' is no number of the summary; near it: kl.mean"),
-            (["--fail-if", "perplexity.ratio>1"], "'perplexity.ratio' is no number of the summary"),
+            (["--fail-if", "perplexity.ratio>1"], "no number of the summary without --labels or --tokens"),
             (["--frobnicate"], "No such option"),
         ],
     )
@@ -482,7 +493,9 @@ class TestScore:
     def test_usage(self) -> None:
         assert run("score", DIGITS, "--measure", "nll").exit_code == 2
         assert run("score", DIGITS, "--given", "logits,probs").exit_code == 2
-        assert run("score", DIGITS, "--fail-if", "nll.mean>1").exit_code == 2
+        result = run("score", DIGITS, "--fail-if", "nll.mean>1")
+        assert result.exit_code == 2
+        assert "without --labels or --tokens" in re.sub(r"[│\s]+", " ", result.stderr)
         assert run("score", DIGITS, "--fail-if", "entropy.mean>0").exit_code == 4
         assert "--num-classes 11 is more than its 10" in refused(run("score", DIGITS, "--num-classes", "11"))
 
@@ -572,6 +585,11 @@ class TestProgram:
         assert (done.returncode, done.stderr) == (1, "kullback: No space left on device\n")
 
     @posix
+    def test_standard_error_may_be_closed(self) -> None:
+        command = shlex.join([*COMMAND, "compare", DIGITS, DIGITS4])
+        assert start(["sh", "-c", f"{command} 2>&-"]).returncode == 0
+
+    @posix
     @pytest.mark.parametrize("quiet", [False, True])
     def test_a_terminal_has_progress(self, save: Callable[..., str], quiet: bool) -> None:
         rows = np.zeros((600_000, 10), np.float32)
@@ -597,7 +615,7 @@ class TestProgram:
 
     @posix
     @pytest.mark.parametrize("ending", [".npy", ".csv", ".parquet"])
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else [])
     def test_interruption_leaves_nothing_behind(self, tmp_path: Path, ending: str, number: signal.Signals) -> None:
         path = tmp_path / "a.npy"
         sparse(path, 2_000_000_000)
@@ -613,7 +631,7 @@ class TestProgram:
             sent = time.monotonic()
             _, complaints = process.communicate(timeout=30)
             assert time.monotonic() - sent < 1
-        assert process.returncode == (130 if number == signal.SIGINT else 143)
+        assert process.returncode == 128 + number
         assert complaints == b""
         assert os.listdir(tmp_path) == ["a.npy"]
 

@@ -306,6 +306,8 @@ def test_padded_vocabularies() -> None:
     np.testing.assert_array_equal(across.kl, expected.kl)
     with pytest.raises(ValueError, match=r"base has 30 classes along axis -1 and other has 32; .* num_classes=30"):
         kb.compare(base, padded)
+    with pytest.raises(ValueError, match=r"base has 30 classes along axis -1 and other has 1$"):
+        kb.compare(base, padded[:, :1])
     with pytest.raises(ValueError, match=r"num_classes=31 is more than there are: base has 30 .* other has 32"):
         kb.compare(base, padded, num_classes=31)
     with pytest.raises(ValueError, match=r"num_classes must be at least 1, not 0"):

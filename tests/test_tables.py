@@ -342,9 +342,13 @@ def test_what_llama_clamps_is_one_class(tmp_path: Path, spread: float) -> None:
     assert found["tail"]["labels"] == np.count_nonzero(unknown[np.arange(21), labels])
     assert found["tail"]["mean"] == pytest.approx(tail.mean(), rel=1e-6, abs=1e-12)
     assert found["inputs"]["base"]["given"] == "log_probs" and found["inputs"]["base"]["shape"] == [3, 7, 301]
+    # The tokens in the file are labels for conditions too.
+    assert run("compare", path, path, "--fail-if", "perplexity.ratio!=1").exit_code == 0
     # The file's rows, scored as they stand, against themselves.
     assert document("compare", path, path)["kl"]["max"] == 0
-    entropy = document("score", path)["entropy"]
+    alone = document("score", path)
+    assert alone["nll"]["mean"] == pytest.approx(rows["nll_base"].mean(), rel=1e-6)
+    entropy = alone["entropy"]
     assert entropy["mean"] == pytest.approx(-np.sum(np.exp(full) * full, axis=1).mean(), rel=1e-3)
 
 

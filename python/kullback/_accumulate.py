@@ -99,6 +99,8 @@ class Accumulator:
         expected_rows: int | None = None,
         _exact_rows: int = EXACT_ROWS,
     ) -> None:
+        if expected_rows is not None and expected_rows < 0:
+            raise ValueError(f"expected_rows must be None or an int >= 0, got {expected_rows}")
         self._exact_rows = _exact_rows
         self._binned = expected_rows is not None and expected_rows > _exact_rows
         self._total = 0

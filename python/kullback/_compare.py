@@ -451,9 +451,10 @@ def _check_classes(classes: Mapping[str, int], num_classes: int | None, axis: in
     fewest = min(classes.values())
     if num_classes is None:
         if len(set(classes.values())) > 1:
+            remedy = f"; if the longer one is only padded, compare the first {fewest} of both with num_classes={fewest}"
             raise ValueError(
-                f"base has {classes['base']} classes along axis {axis} and other has {classes['other']}; if the longer "
-                f"one is only padded, compare the first {fewest} of both with num_classes={fewest}"
+                f"base has {classes['base']} classes along axis {axis} and other has {classes['other']}"
+                + (remedy if fewest > 1 else "")
             )
     elif _integer("num_classes", num_classes) < 1:
         raise ValueError(f"num_classes must be at least 1, not {num_classes}")

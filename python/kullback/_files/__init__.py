@@ -2,7 +2,14 @@
 
 from kullback._files.llama import Codes, Packed, PackedRows
 from kullback._files.rows import Rows, open_rows
-from kullback._files.select import EXTENSIONS, list_tensors, pair_matrices, select_aligned, select_matrices
+from kullback._files.select import (
+    EXTENSIONS,
+    carries_labels,
+    list_tensors,
+    pair_matrices,
+    select_aligned,
+    select_matrices,
+)
 from kullback._files.shards import SHARD_EXTENSIONS, Shards
 from kullback._files.tensor import FileError, Tensor
 from kullback._files.topk import Position, is_topk, read_topk
@@ -23,6 +30,7 @@ __all__ = [
     "Shards",
     "Tensor",
     "WriteError",
+    "carries_labels",
     "is_topk",
     "list_tensors",
     "open_rows",

@@ -18,7 +18,7 @@ from kullback._files.safetensors import list_safetensors, list_shards
 from kullback._files.tables import TABLES, list_table
 from kullback._files.tensor import FileError, Tensor, bfloat16
 
-__all__ = ["EXTENSIONS", "list_tensors", "pair_matrices", "select_aligned", "select_matrices"]
+__all__ = ["EXTENSIONS", "carries_labels", "list_tensors", "pair_matrices", "select_aligned", "select_matrices"]
 
 _READERS: dict[str, Callable[[Path], list[Tensor]]] = {
     ".npy": list_npy,
@@ -101,6 +101,8 @@ def _files(pattern: str) -> list[Path]:
 
 
 def _list_file(path: Path, columns: Sequence[str] | None) -> list[Tensor]:
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path}: is a pipe or a device, which cannot be mapped: write it to a file first")
     try:
         if path.suffix in TABLES:
             return list_table(path, columns)
@@ -115,6 +117,15 @@ def _list_file(path: Path, columns: Sequence[str] | None) -> list[Tensor]:
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
     raise FileError(f"{path}: unknown kind of file; read are {_or(EXTENSIONS)} and llama.cpp's KL base files")
+
+
+def carries_labels(spec: str) -> bool:
+    """Whether files carry the tokens that their rows predict, as llama.cpp's do."""
+    try:
+        files = _files(_split(spec)[0])
+        return any(is_llama(file) for file in files if file.is_file() and not file.name.endswith(EXTENSIONS))
+    except (FileError, OSError):
+        return False
 
 
 def select_matrices(spec: str, columns: Sequence[str] | None = None, dtype: str | None = None) -> list[Tensor]:

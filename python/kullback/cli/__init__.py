@@ -14,8 +14,11 @@ _NEEDED = ("rich", "typer")
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    # What ends a batch job ends this one as Ctrl-C does: with its unfinished files removed.
-    signal.signal(signal.SIGTERM, _terminate)
+    # What ends a batch job or closes its terminal ends this one as Ctrl-C does: with its unfinished files removed.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows knows no SIGHUP, and nohup wants it ignored
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
     # matplotlib warns about its own font cache, on its first run and wherever it cannot write one.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:

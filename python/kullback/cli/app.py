@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -216,7 +216,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare two models' outputs on the same rows: KL both ways, JS, total variation, agreement, perplexities, Δp."""
-    from kullback._files import is_topk
+    from kullback._files import carries_labels, is_topk
     from kullback.cli.compare import Request, compare_files, summary_names
 
     _exclusive("--labels", labels, "--tokens", tokens)
@@ -229,8 +229,9 @@ def compare(
     _check_shards(out, shard_rows)
     spaces = _spaces(given, 2)
     ks = _counts(top_k)
-    labelled = labels is not None or tokens is not None
-    conditions = _conditions(fail_if, summary_names(labelled=labelled, top_k=ks))
+    labelled = labels is not None or tokens is not None or carries_labels(base) or carries_labels(other)
+    every = summary_names(labelled=True, top_k=ks)
+    conditions = _conditions(fail_if, summary_names(labelled=labelled, top_k=ks), () if labelled else every)
     _spare_inputs({"--out": out, "--plot": plot, "--html": html}, [base, other, labels, tokens, mask, groups])
     with reporting():
         document = compare_files(
@@ -323,16 +324,17 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Score the rows of one input: entropy, and with labels −ln p(label) and perplexity."""
+    from kullback._files import carries_labels
     from kullback.cli.score import Request, score_file, summary_names
 
     _exclusive("--labels", labels, "--tokens", tokens)
-    labelled = labels is not None or tokens is not None
+    labelled = labels is not None or tokens is not None or carries_labels(file)
     measures = [measure.value for measure in measure or ([Measure.entropy] + [Measure.nll] * labelled)]
     if "nll" in measures and not labelled:
         raise typer.BadParameter("nll needs --labels or --tokens", param_hint="'--measure'")
     _check_shards(out, shard_rows)
     spaces = _spaces(given, 1)
-    conditions = _conditions(fail_if, summary_names(measures))
+    conditions = _conditions(fail_if, summary_names(measures), () if labelled else summary_names(["nll"]))
     _spare_inputs({"--out": out}, [file, labels, tokens, mask, groups])
     with reporting():
         document = score_file(
@@ -422,8 +424,11 @@ def _exclusive(first: str, first_value: object, second: str, second_value: objec
         raise typer.BadParameter(f"use {first} or {second}, not both", param_hint=f"'{second}'")
 
 
-def _conditions(texts: list[str] | None, names: Iterable[str]) -> list[Condition]:
-    """Read the conditions, and refuse a name that the summary will not have before anything is computed."""
+def _conditions(texts: list[str] | None, names: Iterable[str], with_labels: Collection[str] = ()) -> list[Condition]:
+    """Read the conditions, and refuse a name that the summary will not have before anything is computed.
+
+    With labels it would have `with_labels` too.
+    """
     known = list(names)
     conditions = []
     for text in texts or []:
@@ -433,8 +438,11 @@ def _conditions(texts: list[str] | None, names: Iterable[str]) -> list[Condition
             raise typer.BadParameter(str(error), param_hint="'--fail-if'") from None
         if condition.name not in known:
             near = get_close_matches(condition.name, known, n=3, cutoff=0.3) or known
+            remedy = f"; near it: {', '.join(near)}"
+            if condition.name in with_labels:
+                remedy = " without --labels or --tokens"
             raise typer.BadParameter(
-                f"{condition.name!r} is no number of the summary; near it: {', '.join(near)}", param_hint="'--fail-if'"
+                f"{condition.name!r} is no number of the summary{remedy}", param_hint="'--fail-if'"
             )
         conditions.append(condition)
     return conditions

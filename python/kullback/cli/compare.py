@@ -212,7 +212,8 @@ def _check_classes(every: Sequence[Part], wanted: int | None) -> None:
             raise FileError(f"{labels}: --num-classes {wanted} is more than the {fewest} classes there are")
         if wanted is None and len(set(part.classes)) > 1:
             counts = " against ".join(map(str, part.classes))
-            raise FileError(f"{labels}: {counts} classes; --num-classes {fewest} compares the first {fewest}")
+            remedy = f"; --num-classes {fewest} compares the first {fewest}" if fewest > 1 else ""
+            raise FileError(f"{labels}: {counts} classes{remedy}")
 
 
 def _document(

@@ -27,7 +27,8 @@ def showing_progress(rows: int, row_bytes: float, *, quiet: bool) -> Iterator[Ca
     callable
         To be told the number of rows of every block done.
     """
-    if quiet or not sys.stderr.isatty():
+    # Without a standard error (closed, as some daemons have it) there is no terminal either.
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda count: None
         return
 
