@@ -98,6 +98,11 @@ class Case:
             return list(SPACES)
         return [pair for pair in product(SPACES, SPACES) if mixed or pair[0] == pair[1]]
 
+    def left(self, space: str, dtype: Any) -> float:
+        """What may be left of a value that is 0 although the stored rows differ."""
+        zero = (self.linear if space in LINEAR else self.logarithmic)[np.dtype(dtype).str[1:]].zero
+        return zero**0.5 if self.root else zero
+
     def __call__(self, *rows: Any, labels: Any = None, **keywords: Any) -> Any:
         """Call the function with as many of `rows` as it takes."""
         return self.function(*rows[: self.rows], *([labels] if self.labels else []), **keywords)

@@ -184,9 +184,7 @@ def test_one_class_is_certain(case: Case, space: str, dtype: Any) -> None:
         q *= np.arange(1, 6, dtype=dtype)[:, None]
     got = case(p, q, labels=np.zeros(5, int), given=space)
     # Counts of different totals and different logits are a common factor apart.
-    left = 0.0
-    if case in DIVERGENCES and space in ("counts", "logits"):
-        left = 1e-15**0.5 if case.root else 1e-15
+    left = case.left(space, dtype) if space in ("counts", "logits") else 0.0
     assert got.dtype == dtype and (got >= 0).all() and (got <= left).all(), got
     assert not np.signbit(got).any()
 
