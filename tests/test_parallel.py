@@ -168,13 +168,18 @@ def test_no_such_number_of_threads() -> None:
     assert kb.get_num_threads() == before
 
 
-def run(code: str, **environment: str) -> str:
-    """Run code in a fresh interpreter; what it printed."""
+def start(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter."""
     names = ("KULLBACK_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "KULLBACK_SIMD")
     clean = {k: v for k, v in os.environ.items() if k not in names}
-    got = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def run(code: str, **environment: str) -> str:
+    """What the code prints."""
+    got = start(code, **environment)
     assert got.returncode == 0, got.stderr
     return got.stdout.strip()
 
@@ -188,6 +193,14 @@ def test_environment_variables_in_order() -> None:
     assert run(SHOW, OMP_NUM_THREADS="5") == "5"
     assert int(run(SHOW, OMP_NUM_THREADS="no number")) >= 1
     assert int(run(SHOW, OMP_NUM_THREADS="0")) >= 1
+
+
+def test_our_own_variables_are_not_guessed_at() -> None:
+    for name, value in (("KULLBACK_SIMD", "avx513"), ("KULLBACK_NUM_THREADS", "two"), ("KULLBACK_NUM_THREADS", "0")):
+        failed = start(SHOW, **{name: value})
+        assert failed.returncode == 1
+        assert f"ValueError: {name} must be " in failed.stderr and f'got "{value}"' in failed.stderr
+        assert run(SHOW, **{name: ""}) == run(SHOW)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinities")

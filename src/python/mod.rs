@@ -109,8 +109,24 @@ fn set_simd_level(name: &str) -> PyResult<()> {
     Err(crate::error::unknown("name", name, &simd::levels()).into())
 }
 
+/// Refuses what the package's own environment variables cannot mean: a level with a slip in its name would otherwise
+/// be tested as the best one. Those of other libraries may hold what only these understand.
+fn check_environment() -> crate::error::Result<()> {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let Some(name) = set("KULLBACK_SIMD").filter(|name| !simd::levels().contains(&name.as_str())) {
+        return Err(crate::error::unknown("KULLBACK_SIMD", &name, &simd::levels()));
+    }
+    match set("KULLBACK_NUM_THREADS") {
+        Some(n) if !n.trim().parse::<usize>().is_ok_and(|n| n > 0) => {
+            Err(Error::Value(format!("KULLBACK_NUM_THREADS must be an int >= 1, got {n:?}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    check_environment()?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(array::as_ndarray, m)?)?;
     m.add_function(wrap_pyfunction!(array::as_rows, m)?)?;
