@@ -191,6 +191,7 @@ def test_environment_variables_in_order() -> None:
     assert run(SHOW, KULLBACK_NUM_THREADS="3", RAYON_NUM_THREADS="4", OMP_NUM_THREADS="5") == "3"
     assert run(SHOW, RAYON_NUM_THREADS="4", OMP_NUM_THREADS="5") == "4"
     assert run(SHOW, OMP_NUM_THREADS="5") == "5"
+    assert run(SHOW, OMP_NUM_THREADS="4,2") == "4"
     assert int(run(SHOW, OMP_NUM_THREADS="no number")) >= 1
     assert int(run(SHOW, OMP_NUM_THREADS="0")) >= 1
 

@@ -41,7 +41,8 @@ pub fn num_threads() -> usize {
         0 => {
             let named = ["KULLBACK_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"]
                 .iter()
-                .find_map(|name| std::env::var(name).ok()?.trim().parse::<usize>().ok().filter(|n| *n > 0));
+                // Of a list, as OpenMP has one for nested regions, the first.
+                .find_map(|name| std::env::var(name).ok()?.split(',').next()?.trim().parse().ok().filter(|n| *n > 0));
             let n = named.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
             THREADS.store(n, Ordering::Relaxed);
             n
