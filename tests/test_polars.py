@@ -223,8 +223,16 @@ def refused(error: Any, message: str, call: Callable[[], Any]) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     df = pl.DataFrame({"x": [1.0, 2.0], "s": ["a", "b"], "p": [[0.5, 0.5], [0.9, 0.1]], "w": [[1.0], [0.5, 0.5]]})
     entropy = pl.col("p").kb.entropy
-    refused(pl.exceptions.PolarsError, "inner datatype of `f64`", lambda: df.select(pl.col("x").kb.entropy()))
-    refused(pl.exceptions.PolarsError, "str", lambda: df.select(entropy_horizontal("s")))
+    for frame in (df, df.with_columns(p=pl.lit(None))):
+        for name in ("x", "s") if frame is df else ("p",):
+            message = f"column '{name}' is .*: rows are an Array or List column"
+            refused(TypeError, message, lambda f=frame, n=name: f.select(pl.col(n).kb.entropy()))
+            refused(TypeError, message, lambda f=frame, n=name: f.lazy().select(pl.col(n).kb.entropy()).collect())
+    strings = df.select(pl.concat_list("s", "s").alias("s"), pl.concat_list("p").alias("p"))
+    refused(TypeError, r"column 's' is List\(String\)", lambda: strings.select(pl.col("s").kb.entropy()))
+    refused(TypeError, "column 's' is String", lambda: df.select(entropy_horizontal("s")))
+    refused(TypeError, "column 's' is String", lambda: df.select(entropy_horizontal(pl.selectors.by_name("x", "s"))))
+    refused(ValueError, "at least one column", lambda: entropy_horizontal([]))
     errors = (ValueError, pl.exceptions.ComputeError)
     refused(errors, "must be one of", lambda: df.select(entropy(given="odds")))  # type: ignore[arg-type]
     refused(errors, "row 0 has 2 classes and other has 1", lambda: df.select(pl.col("p").kb.kl_divergence("w")))
@@ -236,6 +244,28 @@ def test_what_does_not_fit_is_refused() -> None:
     refused((TypeError, *errors), "integers", lambda: df.select(pl.col("p").kb.nll("x")))
     refused(ValueError, "pass one row", lambda: pl.col("p").kb.kl_divergence(np.ones((2, 2))))
     refused(AttributeError, "no 'mean'", lambda: df["p"].kb.mean())
+
+
+@pytest.mark.parametrize("other", ["series", "expression", "labels", "horizontal"])
+def test_only_a_column_of_one_row_stands_for_all(other: str) -> None:
+    p = matrix(6, 3, "probs", np.float64)
+    df = pl.DataFrame({"p": column("p", p, "Array"), "g": [0, 0, 0, 1, 1, 1], "y": [0, 1, 2, 0, 1, 2]})
+    kb = pl.col("p").kb
+
+    def scored(rows: int) -> pl.Expr:
+        return {
+            "series": lambda: kb.kl_divergence(df["p"].head(rows)),
+            "expression": lambda: kb.kl_divergence(pl.col("p").head(rows)),
+            "labels": lambda: kb.nll(pl.col("y").head(rows)),
+            "horizontal": lambda: entropy_horizontal("y", pl.col("y").head(rows), given="counts", on_invalid="nan"),
+        }[other]()
+
+    for rows in (0, 2, 5):
+        refused(ValueError, f"different numbers of rows: .* has 6, .* has {rows};", lambda n=rows: df.select(scored(n)))
+    grouped = df.group_by("g")
+    if other != "series":
+        refused(ValueError, "different numbers of rows: .* has 3, .* has 2;", lambda: grouped.agg(scored(2)))
+    assert df.select(scored(1)).height == df.select(scored(6)).height == 6
 
 
 def test_a_column_of_one_chunk_is_not_copied() -> None:
@@ -250,6 +280,7 @@ def test_a_column_of_one_chunk_is_not_copied() -> None:
 def test_one_expression_may_stand_for_several_columns() -> None:
     df = pl.DataFrame({"n": ["x", "y"], "a": [3.0, 1.0], "b": [1.0, 1.0]})
     expected = df.select(entropy_horizontal("a", "b", given="counts"))
+    assert df.select(entropy_horizontal(["a", "b"], given="counts")).equals(expected)
     for expr in (pl.col("a", "b"), pl.all().exclude("n"), pl.selectors.numeric()):
         assert df.select(entropy_horizontal(expr, given="counts")).equals(expected)
         assert df.lazy().select(entropy_horizontal(expr, given="counts")).collect(engine="streaming").equals(expected)

@@ -378,7 +378,7 @@ class SeriesNamespace:
 
 
 def entropy_horizontal(
-    *exprs: pl.Expr | str,
+    *exprs: pl.Expr | str | Iterable[pl.Expr | str],
     given: _Given = "probs",
     base: float | None = None,
     temperature: float = 1.0,
@@ -389,7 +389,7 @@ def entropy_horizontal(
 
     Parameters
     ----------
-    *exprs : Expr or str
+    *exprs : Expr, str or iterable of them
         One column of numbers for each class, or expressions such as ``pl.all()`` and selectors that stand for several.
     given, base, temperature, on_invalid, threads
         As for `kullback.entropy`.
@@ -414,19 +414,21 @@ def entropy_horizontal(
     >>> df.select(entropy_horizontal("cat", "dog").alias("entropy").round(4)).to_series().to_list()
     [0.3251, 0.6931]
     """
-    if not exprs:
+    listed = [_expression(each) for expr in exprs for each in ([expr] if isinstance(expr, pl.Expr | str) else expr)]
+    if not listed:
         raise ValueError("entropy_horizontal needs at least one column, one for each class")
     options = {"given": given, "base": base, "temperature": temperature, "on_invalid": on_invalid, "threads": threads}
 
     def score(columns: Sequence[pl.Series]) -> pl.Series:
         return _horizontal(columns, options)
 
-    listed = [_expression(expr) for expr in exprs]
     if any(expr.meta.has_multiple_outputs() for expr in listed):
         # Several columns by one expression come together only as a structure.
         return pl.struct(*listed).map_batches(
             lambda fields: score(fields.struct.unnest().get_columns()),
-            return_dtype=pl.dtype_of(pl.sum_horizontal(pl.lit(0.0, pl.Float32), *(expr.mean() for expr in listed))),
+            return_dtype=pl.dtype_of(
+                pl.sum_horizontal(pl.lit(0.0, pl.Float32), *(expr.implode().list.mean() for expr in listed))
+            ),
             is_elementwise=True,
         )
     dtype = _result_dtype(pl.dtype_of(expr).default_value() for expr in listed)
@@ -468,9 +470,7 @@ class _Scorer:
 
     def __call__(self, columns: Sequence[pl.Series]) -> pl.Series:
         """Score the rows of one or two columns."""
-        length = max((len(column) for column in columns), default=0)
-        if any(len(column) == 0 for column in columns):
-            length = 0
+        length = _length(columns)
         columns = [column if len(column) == length else column.new_from_index(0, length) for column in columns]
         operands = columns[:1] if self._labelled else columns
         for column in operands:
@@ -552,7 +552,8 @@ class _Scorer:
 
 def _mapped(columns: list[pl.Expr], scorer: _Scorer, *, rows: int) -> pl.Expr:
     """Build the expression; the first `rows` columns decide the result's dtype."""
-    inner = [pl.dtype_of(column).inner_dtype().default_value() for column in columns[:rows]]
+    # Of a column that holds no rows, explode makes what it is: the scorer names it, where inner_dtype would not.
+    inner = [pl.dtype_of(column).default_value().explode() for column in columns[:rows]]
     if scorer._fixed is not None:
         inner.append(pl.lit(pl.Series([0]).cast(pl.Float32 if scorer._fixed.itemsize <= 4 else pl.Float64)).first())
     dtype = _result_dtype(inner)
@@ -565,7 +566,7 @@ def _result_dtype(values: Iterable[pl.Expr]) -> pl.DataTypeExpr:
     """Float32 if all values are of at most 32 bits and floating, else Float64, as polars finds out itself."""
     total = pl.lit(0.0, pl.Float32)
     for value in values:
-        total = total + value.mean()
+        total = total + pl.mean_horizontal(value)  # which no dtype fails
     return pl.dtype_of(total)
 
 
@@ -573,6 +574,15 @@ def _expression(operand: pl.Expr | pl.Series | str) -> pl.Expr:
     if isinstance(operand, str):
         return pl.col(operand)
     return pl.lit(operand) if isinstance(operand, pl.Series) else operand
+
+
+def _length(columns: Sequence[pl.Series]) -> int:
+    """Rows of columns, of which those of one row stand for every row."""
+    lengths = {len(column) for column in columns}
+    if len(lengths - {1}) > 1:
+        shown = ", ".join(f"{column.name!r} has {len(column)}" for column in columns)
+        raise ValueError(f"columns have different numbers of rows: {shown}; each needs as many as the others, or one")
+    return min(lengths) if len(lengths) == 1 else (lengths - {1}).pop()
 
 
 def _row(other: ArrayLike) -> NDArray[Any]:
@@ -644,7 +654,7 @@ def _horizontal(columns: Sequence[pl.Series], options: dict[str, Any]) -> pl.Ser
             raise TypeError(
                 f"column {column.name!r} is {column.dtype}: integers, booleans or floating-point numbers are read"
             )
-    length = 0 if any(len(column) == 0 for column in columns) else max(len(column) for column in columns)
+    length = _length(columns)
     single = all(column.dtype in (pl.Float32, pl.Float16) for column in columns)
     kind = np.float32 if single else np.float64
     step = max(1, min(_STAGED_BYTES // (np.dtype(kind).itemsize * len(columns)), length))
