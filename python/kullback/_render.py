@@ -207,6 +207,7 @@ def _notes(summary: _Summary) -> list[str]:
         notes.append(f"percentiles from a histogram, their ranks off by {_number(rank_error, 100.0, 2)} % at most")
     if summary.get("tail"):
         notes.append("what llama.cpp clamps is one class, the tail: divergences are lower bounds")
+    notes += [f"damaged, and not all scored: {file['path']}" for file in summary.get("damaged", ())]
     infinite = summary["rows"].get("kl_inf")
     if infinite:
         notes.append(

@@ -11,7 +11,7 @@ from kullback._files.select import (
     select_matrices,
 )
 from kullback._files.shards import SHARD_EXTENSIONS, Shards
-from kullback._files.tensor import FileError, Tensor
+from kullback._files.tensor import DamagedError, FileError, Tensor
 from kullback._files.topk import Position, is_topk, read_topk
 from kullback._files.writers import OUT_EXTENSIONS, AtomicFile, RowWriter, WriteError, open_writer
 
@@ -21,6 +21,7 @@ __all__ = [
     "SHARD_EXTENSIONS",
     "AtomicFile",
     "Codes",
+    "DamagedError",
     "FileError",
     "Packed",
     "PackedRows",

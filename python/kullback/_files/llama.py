@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback._files.tensor import FileError, Tensor
+from kullback._files.tensor import DamagedError, FileError, Tensor
 
 __all__ = ["Codes", "Packed", "PackedRows", "is_llama", "list_llama"]
 
@@ -77,21 +77,23 @@ def list_llama(path: Path) -> list[Tensor]:
         header = file.read(_HEADER)
         size = file.seek(0, 2)
     if len(header) < _HEADER:
-        raise FileError(f"{path}: cut short in its header: write or copy it again")
+        raise DamagedError(path, f"{path}: cut short in its header: write or copy it again")
     context, classes, contexts = np.frombuffer(header, "<i4", 3, len(_MAGIC)).tolist()
     if context < 4 or classes < 2 or contexts < 1:
-        raise FileError(
+        raise DamagedError(
+            path,
             f"{path}: damaged: its header says {contexts} contexts of {context} tokens and {classes} classes: write it "
-            "again"
+            "again",
         )
     rows = context - 1 - context // 2
     start = _HEADER + 4 * context * contexts
     end = start + contexts * rows * _row_bytes(classes)
     if size < end:
         whole = max(0, (size - start) // (rows * _row_bytes(classes)))
-        raise FileError(
+        raise DamagedError(
+            path,
             f"{path}: cut short: {contexts} contexts of {rows} rows of {classes} classes need {end} bytes and {size} "
-            f"are there, {whole} contexts: write or copy it again"
+            f"are there, {whole} contexts: write or copy it again",
         )
     single = np.dtype(np.float32)
     tokens = np.dtype("<i4")
@@ -203,7 +205,10 @@ class PackedRows:
         codes = Codes(self._packed[start:stop], classes or self._tensor.shape[2])
         row = codes.damaged()
         if row is not None:
-            raise FileError(f"{self._tensor.label}: row {start + row} has no scale: damaged, write or copy it again")
+            raise DamagedError(
+                self._tensor.path,
+                f"{self._tensor.label}: row {start + row} has no scale: damaged, write or copy it again",
+            )
         return codes
 
     def release(self) -> None:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from kullback._files.tensor import FileError, Tensor, bfloat16
+from kullback._files.tensor import DamagedError, FileError, Tensor, bfloat16
 
 __all__ = ["list_npy", "list_npz", "read_header"]
 
@@ -48,9 +48,11 @@ def read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.
         ) from None
     except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(f"{path}: not a readable .npy file ({reason}): write it again with numpy.save") from error
+        raise DamagedError(
+            path, f"{path}: not a readable .npy file ({reason}): write it again with numpy.save"
+        ) from error
     if any(length < 0 for length in shape):
-        raise FileError(f"{path}: not a readable .npy file (shape {shape}): write it again with numpy.save")
+        raise DamagedError(path, f"{path}: not a readable .npy file (shape {shape}): write it again with numpy.save")
     if dtype.hasobject:
         raise FileError(
             f"{path}: holds Python objects, which are not read: save numbers (numpy.asarray(x, dtype=float))"
@@ -73,9 +75,10 @@ def list_npy(path: Path) -> list[Tensor]:
         tensor = Tensor(path, "", shape, dtype, offset, fortran)
         size = file.seek(0, 2)
     if size < offset + tensor.nbytes:
-        raise FileError(
+        raise DamagedError(
+            path,
             f"{path}: cut short: the header promises {tensor.nbytes} bytes ({_words(shape, dtype)}) "
-            f"and {size - offset} are there: write or copy it again"
+            f"and {size - offset} are there: write or copy it again",
         )
     return [tensor]
 
@@ -107,11 +110,12 @@ def list_npz(path: Path) -> list[Tensor]:
                     place = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length + length
                 tensor = Tensor(path, info.filename.removesuffix(".npy"), shape, dtype, place, fortran)
                 if info.file_size != length + tensor.nbytes:
-                    raise FileError(
+                    raise DamagedError(
+                        path,
                         f"{tensor.label}: holds {info.file_size - length} bytes where {_words(shape, dtype)} "
-                        f"needs {tensor.nbytes}: write the archive again"
+                        f"needs {tensor.nbytes}: write the archive again",
                     )
                 tensors.append(tensor)
     except (zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError) as error:
-        raise FileError(f"{path}: not a readable .npz archive ({error}): write or copy it again") from error
+        raise DamagedError(path, f"{path}: not a readable .npz archive ({error}): write or copy it again") from error
     return tensors

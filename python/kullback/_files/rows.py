@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kullback._files.llama import Packed, PackedRows
 from kullback._files.npy import read_header
 from kullback._files.tables import Columns, TableRows
-from kullback._files.tensor import FileError, Tensor
+from kullback._files.tensor import DamagedError, FileError, Tensor
 
 __all__ = ["Rows", "open_rows"]
 
@@ -214,9 +214,13 @@ class InflatedRows:
             try:
                 count = self._member.readinto(view)  # type: ignore[attr-defined]
             except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as error:
-                raise FileError(f"{self._tensor.label}: damaged archive ({error}): write it again") from error
+                raise DamagedError(
+                    self._tensor.path, f"{self._tensor.label}: damaged archive ({error}): write it again"
+                ) from error
             if not count:
-                raise FileError(f"{self._tensor.label}: the member ends early: write the archive again")
+                raise DamagedError(
+                    self._tensor.path, f"{self._tensor.label}: the member ends early: write the archive again"
+                )
             view = view[count:]
 
     def release(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._files.tensor import FileError, Tensor, bfloat16
+from kullback._files.tensor import DamagedError, FileError, Tensor, bfloat16
 
 __all__ = ["list_safetensors", "list_shards"]
 
@@ -81,19 +81,27 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor 
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise _damaged(path, f"{name!r} takes {end - begin} bytes, its shape {shape} in {kind} needs another number")
     if start + end > size:
-        raise FileError(
-            f"{path}: cut short: {name!r} ends at byte {start + end} and the file at {size}: write or copy it again"
+        raise DamagedError(
+            path,
+            f"{path}: cut short: {name!r} ends at byte {start + end} and the file at {size}: write or copy it again",
         )
     return Tensor(path, name, tuple(shape), dtype, start + begin)
 
 
-def list_shards(path: Path) -> list[Tensor]:
+def list_shards(path: Path, damaged: list[DamagedError]) -> list[Tensor]:
     """Describe the arrays of the shards that an index (``*.safetensors.index.json``) names.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+    damaged : list of DamagedError
+        Takes what is wrong with shards.
 
     Raises
     ------
     FileError
-        If the index is damaged, or a shard is missing or lacks an array.
+        If the index is damaged, or an array is of an unknown dtype.
     """
     try:
         weight_map = json.loads(path.read_bytes())["weight_map"]
@@ -102,11 +110,14 @@ def list_shards(path: Path) -> list[Tensor]:
         raise _damaged(path, f"no weight_map: {error}") from error
     tensors: list[Tensor] = []
     for shard in sorted(set(shards.values())):
-        if not os.path.exists(shard):
-            raise FileError(f"{path}: names the shard {shard}, which does not exist")
-        tensors += [tensor for tensor in list_safetensors(shard) if shards.get(tensor.name) == shard]
+        try:
+            if not os.path.exists(shard):
+                raise DamagedError(shard, f"{path}: names the shard {shard}, which does not exist")
+            tensors += [tensor for tensor in list_safetensors(shard) if shards.get(tensor.name) == shard]
+        except DamagedError as error:
+            damaged.append(error)
     return tensors
 
 
-def _damaged(path: Path, reason: str) -> FileError:
-    return FileError(f"{path}: damaged ({reason}): write or copy it again")
+def _damaged(path: Path, reason: str) -> DamagedError:
+    return DamagedError(path, f"{path}: damaged ({reason}): write or copy it again")

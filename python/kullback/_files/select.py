@@ -16,7 +16,7 @@ from kullback._files.llama import is_llama, list_llama
 from kullback._files.npy import list_npy, list_npz
 from kullback._files.safetensors import list_safetensors, list_shards
 from kullback._files.tables import TABLES, list_table
-from kullback._files.tensor import FileError, Tensor, bfloat16
+from kullback._files.tensor import DamagedError, FileError, Tensor, bfloat16
 
 __all__ = ["EXTENSIONS", "carries_labels", "list_tensors", "pair_matrices", "select_aligned", "select_matrices"]
 
@@ -24,18 +24,20 @@ _READERS: dict[str, Callable[[Path], list[Tensor]]] = {
     ".npy": list_npy,
     ".npz": list_npz,
     ".safetensors": list_safetensors,
-    ".safetensors.index.json": list_shards,
-    **dict.fromkeys(TABLES, list_table),
 }
 
-EXTENSIONS = tuple(_READERS)
+_INDEX = ".safetensors.index.json"
+
+EXTENSIONS = (*_READERS, _INDEX, *TABLES)
 """Endings of the files that are read."""
 
 _LISTED = 8
 """Arrays that an error message spells out."""
 
 
-def list_tensors(spec: str, columns: Sequence[str] | None = None) -> list[Tensor]:
+def list_tensors(
+    spec: str, columns: Sequence[str] | None = None, damaged: list[DamagedError] | None = None
+) -> list[Tensor]:
     """List every array of a file, folder, glob or shard index, in natural order.
 
     Parameters
@@ -44,6 +46,8 @@ def list_tensors(spec: str, columns: Sequence[str] | None = None) -> list[Tensor
         ``PATH`` or ``PATH::TENSOR``; the latter keeps the one array, of several files each file's.
     columns : sequence of str, optional
         Columns of a table, or patterns of them, that are the classes of one matrix.
+    damaged : list of DamagedError, optional
+        Takes what is wrong with some of several files; without it, that is raised.
 
     Returns
     -------
@@ -57,12 +61,20 @@ def list_tensors(spec: str, columns: Sequence[str] | None = None) -> list[Tensor
     """
     pattern, name = _split(spec)
     files = _files(pattern)
-    tensors = [tensor for file in files for tensor in _list_file(file, columns)]
+    broken: list[DamagedError] = []
+    tensors = [tensor for file in files for tensor in _list_file(file, columns, broken)]
+    if broken and (damaged is None or not tensors):
+        raise broken[0]
+    if damaged is not None:
+        damaged += broken
     counts = Counter(tensor.name for tensor in tensors)
-    tensors = sorted(
-        (replace(tensor, alias=_alias(tensor)) if counts[tensor.name] > 1 else tensor for tensor in tensors),
-        key=lambda tensor: _natural(tensor.name),
-    )
+    # What a damaged file calls its arrays is not known: probably what the others do.
+    hidden = bool(broken) and len(files) > 1
+    tensors = [
+        replace(tensor, alias=_alias(tensor)) if counts[tensor.name] > 1 or (hidden and tensor.key) else tensor
+        for tensor in tensors
+    ]
+    tensors.sort(key=lambda tensor: _natural(tensor.name))
     if name is None:
         return tensors
     chosen = [tensor for tensor in tensors if name in (tensor.name, tensor.key)]
@@ -100,7 +112,7 @@ def _files(pattern: str) -> list[Path]:
     return sorted(found, key=lambda file: _natural(str(file)))
 
 
-def _list_file(path: Path, columns: Sequence[str] | None) -> list[Tensor]:
+def _list_file(path: Path, columns: Sequence[str] | None, damaged: list[DamagedError]) -> list[Tensor]:
     if path.exists() and not path.is_file():
         raise FileError(f"{path}: is a pipe or a device, which cannot be mapped: write it to a file first")
     try:
@@ -108,12 +120,17 @@ def _list_file(path: Path, columns: Sequence[str] | None) -> list[Tensor]:
             return list_table(path, columns)
         if columns is not None:
             raise FileError(f"{path}: --columns is for tables: {_or(TABLES)}")
+        if path.name.endswith(_INDEX):
+            return list_shards(path, damaged)
         for ending, read in _READERS.items():
             if path.name.endswith(ending):
                 return read(path)
         # llama.cpp leaves the name to its user, and marks the file.
         if is_llama(path):
             return list_llama(path)
+    except DamagedError as error:
+        damaged.append(error)
+        return []
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
     raise FileError(f"{path}: unknown kind of file; read are {_or(EXTENSIONS)} and llama.cpp's KL base files")
@@ -128,12 +145,17 @@ def carries_labels(spec: str) -> bool:
         return False
 
 
-def select_matrices(spec: str, columns: Sequence[str] | None = None, dtype: str | None = None) -> list[Tensor]:
+def select_matrices(
+    spec: str,
+    columns: Sequence[str] | None = None,
+    dtype: str | None = None,
+    damaged: list[DamagedError] | None = None,
+) -> list[Tensor]:
     """Choose the matrices of rows: floating arrays of two or more axes, integer ones where there is no floating one.
 
     Parameters
     ----------
-    spec, columns
+    spec, columns, damaged
         What `list_tensors` takes; with columns, only the matrix that they make.
     dtype : {"bfloat16"}, optional
         What matrices of uint16 hold.
@@ -148,7 +170,7 @@ def select_matrices(spec: str, columns: Sequence[str] | None = None, dtype: str 
     FileError
         If there is none; the message lists what there is.
     """
-    tensors = list_tensors(spec, columns)
+    tensors = list_tensors(spec, columns, damaged)
     if dtype is not None:
         tensors = [replace(t, dtype=bfloat16(t.path)) if _is_bits(t) else t for t in tensors]
     if columns is not None:
@@ -170,9 +192,15 @@ def _is_bits(tensor: Tensor) -> bool:
 
 
 def pair_matrices(
-    base: str, other: str, columns: Sequence[str] | None = None, dtype: str | None = None
+    base: str,
+    other: str,
+    columns: Sequence[str] | None = None,
+    dtype: str | None = None,
+    damaged: list[DamagedError] | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pair up the matrices of two inputs: one with one whatever their names, several by equal names.
+    """Pair up the matrices of two inputs: one with one whatever their names, several by equal names or equal files.
+
+    Where files are damaged, what lies in files of their names has no partner, and is left out.
 
     Parameters
     ----------
@@ -182,18 +210,36 @@ def pair_matrices(
         The columns of tables that make the rows of either.
     dtype : {"bfloat16"}, optional
         What matrices of uint16 hold.
+    damaged : list of DamagedError, optional
+        As for `list_tensors`.
 
     Raises
     ------
     FileError
         If names are left without a partner; the message lists them.
     """
-    left, right = select_matrices(base, columns, dtype), select_matrices(other, columns, dtype)
-    if len(left) == len(right) == 1:
+    broken: list[DamagedError] = []
+    left, right = (select_matrices(spec, columns, dtype, None if damaged is None else broken) for spec in (base, other))
+    if len(left) == len(right) == 1 and not broken:
         return [(left[0], right[0])]
-    partners = {tensor.name: tensor for tensor in right}
-    if len(left) == len(right) and all(tensor.name in partners for tensor in left):
-        return [(tensor, partners[tensor.name]) for tensor in left]
+    if damaged is not None:
+        damaged += broken
+    stems = {error.path.stem for error in broken}
+    # By name; where that says nothing, by file: one column each of the files of a folder.
+    keys: tuple[Callable[[Tensor], object], ...] = (
+        lambda tensor: tensor.name,
+        lambda tensor: (tensor.path.stem, tensor.key),
+        lambda tensor: tensor.path.stem,
+    )
+    for key in keys:
+        ours, theirs = ({key(tensor): tensor for tensor in tensors} for tensors in (left, right))
+        pairs = [(tensor, theirs[word]) for word, tensor in ours.items() if word in theirs]
+        alone = [ours.get(word, theirs.get(word)) for word in ours.keys() ^ theirs.keys()]
+        unique = len(ours) == len(left) and len(theirs) == len(right)
+        if pairs and unique and all(tensor.path.stem in stems for tensor in alone if tensor):
+            return pairs
+    if broken:
+        raise broken[0]
     raise FileError(
         f"{base} and {other}: their arrays do not pair up by name: {_spelled(left)} against {_spelled(right)}; "
         "choose one of each with PATH::TENSOR"

@@ -41,6 +41,8 @@ class Shards:
         What the results depend on: a folder that was begun with another is refused.
     rows : int
         A part ends with the block that brings it to so many rows.
+    damaged : list of dict
+        What is known of damaged files, kept in the manifest: filled from it, and written as it stands then.
 
     Raises
     ------
@@ -51,12 +53,18 @@ class Shards:
     """
 
     def __init__(
-        self, folder: Path, columns: Mapping[str, np.dtype[Any]], identity: Mapping[str, Any], rows: int
+        self,
+        folder: Path,
+        columns: Mapping[str, np.dtype[Any]],
+        identity: Mapping[str, Any],
+        rows: int,
+        damaged: list[dict[str, str]],
     ) -> None:
         self._folder = folder
         self._columns = dict(columns)
         self._rows = rows
         self._identity = json.loads(json.dumps(identity))
+        self._damaged = damaged
         self._manifest = folder / "_manifest.json"
         try:
             folder.mkdir(exist_ok=True)
@@ -80,7 +88,7 @@ class Shards:
             return
         try:
             manifest = json.loads(self._manifest.read_bytes())
-            begun, parts = manifest["identity"], manifest["parts"]
+            begun, parts, damaged = manifest["identity"], manifest["parts"], manifest.get("damaged", [])
             known = manifest["schema"] == _SCHEMA
         except (ValueError, KeyError, TypeError) as error:
             raise FileError(f"{self._manifest}: damaged ({error}): remove the folder and start again") from error
@@ -92,6 +100,7 @@ class Shards:
                 f"{self._folder}: was begun with other {', '.join(sorted(changed))}: the same command goes on; "
                 "for another one give another folder"
             )
+        self._damaged += damaged
         for part in parts:
             path = self._folder / part["file"]
             if not path.is_file() or path.stat().st_size != part["bytes"] or _checksum(path) != part["crc32"]:
@@ -137,6 +146,8 @@ class Shards:
 
     def _write_manifest(self) -> None:
         manifest = {"schema": _SCHEMA, "complete": self._complete, "identity": self._identity, "parts": self._parts}
+        if self._damaged:
+            manifest["damaged"] = self._damaged
         with AtomicFile(self._manifest) as out:
             out.file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
 

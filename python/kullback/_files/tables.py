@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kullback import _core
-from kullback._files.tensor import FileError, Tensor
+from kullback._files.tensor import DamagedError, FileError, Tensor
 
 __all__ = ["TABLES", "Columns", "TableRows", "list_table"]
 
@@ -190,7 +190,9 @@ class TableRows:
         with _reporting(self._tensor.path):
             batch = self._ahead.result()
         if batch is None:
-            raise FileError(f"{self._tensor.label}: ends after {first} rows where {wanted} were expected")
+            raise DamagedError(
+                self._tensor.path, f"{self._tensor.label}: ends after {first} rows where {wanted} were expected"
+            )
         self._ahead = self._pool.submit(next, self._batches, None)
         column = batch if self._place.matrix else batch.column(0)
         if self._tensor.dtype.kind == "U":
@@ -256,7 +258,7 @@ class _Parquet(_Table):
         import pyarrow.parquet as pq
 
         # Buffered, and not mapped: a column chunk is read a piece at a time, and stays in memory no longer.
-        return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=1 << 20)
+        return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
 
     def schema(self) -> Any:
         return self._file().schema_arrow
@@ -420,6 +422,10 @@ def _reporting(path: Path) -> Iterator[None]:
         yield
     except FileError:
         raise
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system's; pyarrow's own, such as of a damaged page, have no number
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(f"{path}: not a readable {path.suffix} file ({reason}): write or copy it again") from error
+        raise DamagedError(
+            path, f"{path}: not a readable {path.suffix} file ({reason}): write or copy it again"
+        ) from error

@@ -13,11 +13,27 @@ if TYPE_CHECKING:
     from kullback._files.llama import Packed
     from kullback._files.tables import Columns
 
-__all__ = ["FileError", "Tensor", "bfloat16"]
+__all__ = ["DamagedError", "FileError", "Tensor", "bfloat16"]
 
 
 class FileError(ValueError):
     """A file that cannot be read as what it claims to be; the message starts with the file's name."""
+
+
+class DamagedError(FileError):
+    """A file that does not hold what it claims, where others beside it may.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    message : str
+        What is wrong with it.
+    """
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,12 @@ GroupFile = Annotated[
         metavar="F", help="Group of each row, for standard errors; default: its sequence, if there are several."
     ),
 ]
-Invalid = Annotated[OnInvalid, typer.Option(help="Rows that are no distributions: leave out and count, or stop.")]
+Invalid = Annotated[
+    OnInvalid,
+    typer.Option(
+        help="Rows that are no distributions, and damaged files among several: leave out and report, or stop."
+    ),
+]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not look whether the rows fit --given.")]
 Form = Annotated[Format, typer.Option("--format", help="Form of the summary.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
@@ -468,10 +473,12 @@ def _show(document: dict[str, Any], form: Format | ComparisonFormat) -> None:
 def _finish(document: dict[str, Any], conditions: list[Condition]) -> None:
     """Exit with the status that the result asks for."""
     values = dict(numbers(document))
+    for file in document.get("damaged", ()):
+        print(f"kullback: {file['message']}", file=sys.stderr)
     held = [condition for condition in conditions if condition.holds(values[condition.name])]
     for condition in held:
         print(f"kullback: {condition.name} is {values[condition.name]:g}: --fail-if '{condition}'", file=sys.stderr)
     if held:
         raise typer.Exit(FAILED_IF)
-    if document["rows"]["invalid"]:
+    if document["rows"]["invalid"] or document.get("damaged"):
         raise typer.Exit(INVALID_ROWS)

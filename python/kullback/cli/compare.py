@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import kullback
 from kullback import _core
 from kullback._accumulate import COLUMNS, LABELLED, Accumulator
-from kullback._files import AtomicFile, FileError, Packed, pair_matrices
+from kullback._files import AtomicFile, FileError, pair_matrices
 from kullback._plot import Histograms
 from kullback.cli.buckets import (
     TAIL_COLUMNS,
@@ -26,7 +26,8 @@ from kullback.cli.buckets import (
     labels_in_tail,
     spaces_of,
 )
-from kullback.cli.checks import Space, check_space
+from kullback.cli.checks import Space
+from kullback.cli.damage import Damage
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, Part, described, parts
 from kullback.cli.llama import LLAMA_COLUMNS, LlamaStatistics, llama_columns
@@ -68,15 +69,15 @@ def compare_files(request: Request) -> dict[str, Any]:
     FileError, WriteError
         If an input cannot be read as asked, or a result cannot be written.
     """
-    every = parts(pair_matrices(request.base, request.other, request.columns, request.dtype), request.axis)
+    damage = Damage(request.on_invalid)
+    matched = pair_matrices(request.base, request.other, request.columns, request.dtype, damage.unlisted)
+    every = parts(matched, request.axis)
     _check_classes(every, request.num_classes)
-    selection = Selection(every, request)
+    with damage.explaining():
+        selection = Selection(every, request)
     spaces = [spaces_of(part, request.given, request.temperature) for part in every]
     if request.check:
-        for part, of_part in zip(every, spaces, strict=True):
-            for tensor, given in zip(part.tensors, of_part, strict=True):
-                if not isinstance(tensor.place, Packed):
-                    check_space(tensor, part.axis, given, request.num_classes)
+        damage.check(every, spaces, request.num_classes)
     if request.llama and selection.labels is None:
         raise FileError(f"{request.base}: --format llama needs the tokens that follow: --labels or --tokens")
 
@@ -168,8 +169,9 @@ def compare_files(request: Request) -> dict[str, Any]:
             update,
             out,
             request,
+            damage,
         )
-        document = _document(request, every, spaces[0], accumulator.summary())
+        document = _document(request, every, spaces[0], accumulator.summary()) | damage.summary()
         if overlap is not None:
             document["top_k"] = overlap.summary()
         if tail is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback._files import Codes, FileError, PackedRows, Rows, Tensor, open_rows, select_aligned
+from kullback._files import Codes, DamagedError, FileError, PackedRows, Rows, Tensor, open_rows, select_aligned
 
 __all__ = ["Aligned", "Block", "Labels", "Part", "blocks", "described", "in_terms_of_options", "parts", "sample"]
 
@@ -302,7 +302,11 @@ class Block:
 
 
 def blocks(
-    every: Sequence[Part], classes: int | None, also: Sequence[Aligned | Labels], first: int = 0
+    every: Sequence[Part],
+    classes: int | None,
+    also: Sequence[Aligned | Labels],
+    first: int = 0,
+    damaged: Callable[[DamagedError, int], None] | None = None,
 ) -> Generator[Block, None, None]:
     """Walk the rows of all parts.
 
@@ -316,6 +320,9 @@ def blocks(
         What is read along: released with every block, closed at the end.
     first : int
         Start with this row, which has to start a block.
+    damaged : callable, optional
+        Takes what is wrong with one of several parts, and the first row that cannot be read: this and what follows it
+        in the part are given as NaN. Without it, that is raised.
 
     Yields
     ------
@@ -335,17 +342,33 @@ def blocks(
                 widest = max(tensor.shape[part.axis] * tensor.dtype.itemsize for tensor in part.tensors)
                 packed = any(isinstance(reader, PackedRows) for reader in readers)
                 step = min(max(1, (PACKED_BYTES if packed else BLOCK_BYTES) // max(widest, 1)), BLOCK_ROWS)
+                whole = True
                 for start in range(max(first - part.first, 0), part.rows, step):
                     stop = min(start + step, part.rows)
                     held: list[NDArray[Any] | Codes] = []
-                    for reader in readers:
-                        if isinstance(reader, PackedRows):
-                            held.append(reader.codes(start, stop, classes))
-                        else:
-                            held.append(reader.read(start, stop)[:, :classes])
+                    try:
+                        held += [_held(reader, start, stop, classes) for reader in readers if whole]
+                    except DamagedError as error:
+                        if damaged is None or len(every) == 1:
+                            raise
+                        damaged(error, part.first + start)
+                        whole = False
+                    if not whole:
+                        held += [_unread(tensor, part.axis, stop - start, classes) for tensor in part.tensors]
                     yield Block(part, index, start, held)
                     for source in (*readers, *also):
                         source.release()
+
+
+def _held(reader: Rows, start: int, stop: int, classes: int | None) -> NDArray[Any] | Codes:
+    if isinstance(reader, PackedRows):
+        return reader.codes(start, stop, classes)
+    return reader.read(start, stop)[:, :classes]
+
+
+def _unread(tensor: Tensor, axis: int, rows: int, classes: int | None) -> NDArray[Any]:
+    dtype = tensor.dtype if tensor.is_float else np.dtype(np.float64)
+    return np.full((rows, min(classes or tensor.shape[axis], tensor.shape[axis])), np.nan, dtype)
 
 
 def sample(tensor: Tensor, axis: int | None) -> NDArray[Any]:

@@ -67,7 +67,9 @@ def _score(document: _Document, table: _Table) -> str:
         text += f"\n\nperplexity {_with_error(document['perplexity']['value'], document['perplexity']['se'])}"
     groups = document[measures[0]]["groups"]
     among = "rows independent of each other" if groups is None else f"clustered by {groups:,} groups".replace(",", " ")
-    return f"{text}\n\n± standard errors, {among}"
+    notes = [f"± standard errors, {among}"]
+    notes += [f"damaged, and not all scored: {file['path']}" for file in document.get("damaged", ())]
+    return "\n".join([f"{text}\n", *notes])
 
 
 def _topk(document: _Document, table: _Table) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import kullback
 from kullback._files import AtomicFile, FileError, Packed, Shards, Tensor, open_writer
+from kullback.cli.damage import Damage
 from kullback.cli.inputs import Aligned, Block, Labels, Part, blocks, in_terms_of_options
 from kullback.cli.progress import showing_progress
 
@@ -114,6 +115,7 @@ def scan(
     update: Callable[[Block, Columns, NDArray[np.uint8], NDArray[Any] | None], None],
     out: AtomicFile | None,
     options: Options,
+    damage: Damage,
 ) -> None:
     """Read everything once.
 
@@ -133,23 +135,27 @@ def scan(
         Takes the results of every row.
     options : Options
         How many classes of a row are read, and whether progress is shown.
+    damage : Damage
+        Takes what is wrong with some of several files, unless rows that are invalid are refused.
 
     Raises
     ------
     FileError
-        If a file turns out to be damaged, or a row is refused; the message names file and row.
+        If a file turns out to be damaged, or a row is refused; the message names file and row. Also if an input changed
+        meanwhile.
     WriteError
         If `out` cannot be written.
     """
     if options.out is not None and options.shard_rows is not None:
-        _scan_shards(every, selection, kernel, columns, update, options)
+        _scan_shards(every, selection, kernel, columns, update, options, damage)
         return
+    stamps = _stamps(every, selection)
     rows = sum(part.rows for part in every)
     row_bytes = sum(part.rows * part.row_bytes for part in every) / max(rows, 1)
     places = dict.fromkeys(_PLACES, np.dtype(np.int64))
     with ExitStack() as stack:
         writer = stack.enter_context(open_writer(out, {**places, **columns}, rows)) if out else None
-        walk = blocks(every, options.num_classes, selection.sources)
+        walk = blocks(every, options.num_classes, selection.sources, damaged=damage.unread)
         stack.callback(walk.close)
         advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=options.quiet))
         for block in walk:
@@ -163,6 +169,8 @@ def scan(
             if writer is not None:
                 writer.write({**place, **{name: results[name] for name in columns}})
             advance(block.rows)
+        if _stamps(every, selection) != stamps:
+            raise _changed(every)
 
 
 def _scan_shards(
@@ -172,6 +180,7 @@ def _scan_shards(
     columns: Mapping[str, np.dtype[Any]],
     update: Callable[[Block, Columns, NDArray[np.uint8], NDArray[Any] | None], None],
     options: Options,
+    damage: Damage,
 ) -> None:
     """Read what no part of the results has yet, and add what the parts have."""
     assert options.out is not None and options.shard_rows is not None
@@ -179,7 +188,7 @@ def _scan_shards(
     row_bytes = sum(part.rows * part.row_bytes for part in every) / max(rows, 1)
     stored = {**dict.fromkeys(_PLACES, np.dtype(np.int64)), **columns, "status": np.dtype(np.uint8)}
     identity = _identity(every, selection, columns, options)
-    shards = Shards(options.out, stored, identity, options.shard_rows)
+    shards = Shards(options.out, stored, identity, options.shard_rows, damage.found)
     with ExitStack() as stack:
         advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=options.quiet))
         for first, results in shards.read_back():
@@ -194,7 +203,7 @@ def _scan_shards(
                 _, _, groups = selection.of(block, kept["sequence"])
                 update(block, {name: kept[name] for name in columns}, kept["status"], groups)
                 advance(block.rows)
-        walk = blocks(every, options.num_classes, selection.sources, shards.done)
+        walk = blocks(every, options.num_classes, selection.sources, shards.done, damage.unread)
         stack.callback(walk.close)
         for block in walk:
             place = block.places()
@@ -207,27 +216,38 @@ def _scan_shards(
             shards.write({**place, **{name: results[name] for name in columns}, "status": status})
             advance(block.rows)
         if _identity(every, selection, columns, options) != identity:
-            raise FileError(f"{every[0].tensors[0].path}: an input changed while it was read: start again")
+            raise _changed(every)
         shards.finish()
+
+
+def _inputs(every: Sequence[Part], selection: Selection) -> list[Tensor]:
+    along = [tensor for source in selection.sources for tensor in source.tensors]
+    return [tensor for part in every for tensor in part.tensors] + along
+
+
+def _stamps(every: Sequence[Part], selection: Selection) -> dict[str, list[int]]:
+    """Give the size and the time of the last change of every file that is read."""
+    stamps = {}
+    for path in sorted({tensor.path for tensor in _inputs(every, selection)}):
+        found = path.stat()
+        stamps[str(path)] = [found.st_size, found.st_mtime_ns]
+    return stamps
+
+
+def _changed(every: Sequence[Part]) -> FileError:
+    return FileError(f"{every[0].tensors[0].path}: an input changed while it was read: start again")
 
 
 def _identity(
     every: Sequence[Part], selection: Selection, columns: Mapping[str, np.dtype[Any]], options: Options
 ) -> dict[str, Any]:
     """Give all that the results depend on: inputs as they are now, and options."""
-    inputs = [tensor for part in every for tensor in part.tensors]
-    for source in selection.sources:
-        inputs += source.tensors
-    files = {}
-    for path in {tensor.path for tensor in inputs}:
-        found = path.stat()
-        files[str(path)] = [found.st_size, found.st_mtime_ns]
     ours = {"out", "threads", "quiet", "check", "plot", "html"}
     asked = {name: value for name, value in vars(options).items() if name not in ours}
     return {
         "version": kullback.__version__,
-        "files": dict(sorted(files.items())),
-        "arrays": [tensor.label for tensor in inputs],
+        "files": _stamps(every, selection),
+        "arrays": [tensor.label for tensor in _inputs(every, selection)],
         "results": {name: dtype.str for name, dtype in columns.items()},
         **json.loads(json.dumps(asked, default=str)),
     }

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 import kullback
 from kullback._accumulate import EXACT_ROWS, Accumulator
-from kullback._files import AtomicFile, Codes, FileError, Packed, select_matrices
+from kullback._files import AtomicFile, Codes, FileError, select_matrices
 from kullback._percentiles import PERCENTS, Percentiles
 from kullback.cli.buckets import bucketed, check_labels, label_nll, spaces_of
-from kullback.cli.checks import Space, check_space
+from kullback.cli.checks import Space
+from kullback.cli.damage import Damage
 from kullback.cli.fail_if import numbers
 from kullback.cli.inputs import Block, described, parts
 from kullback.cli.scan import Options, Selection, result_dtype, scan
@@ -54,16 +55,19 @@ def score_file(request: Request) -> dict[str, Any]:
     FileError, WriteError
         If an input cannot be read as asked, or a result cannot be written.
     """
-    every = parts([(tensor,) for tensor in select_matrices(request.file, request.columns, request.dtype)], request.axis)
+    damage = Damage(request.on_invalid)
+    matrices = select_matrices(request.file, request.columns, request.dtype, damage.unlisted)
+    every = parts([(tensor,) for tensor in matrices], request.axis)
     for part in every:
         if request.num_classes is not None and request.num_classes > part.classes[0]:
             raise FileError(
                 f"{part.tensors[0].label}: --num-classes {request.num_classes} is more than its {part.classes[0]}"
             )
-        if request.check and not isinstance(part.tensors[0].place, Packed):
-            check_space(part.tensors[0], part.axis, request.given, request.num_classes)
     spaces = [spaces_of(part, (request.given,), request.temperature) for part in every]
-    selection = Selection(every, request)
+    if request.check:
+        damage.check(every, spaces, request.num_classes)
+    with damage.explaining():
+        selection = Selection(every, request)
 
     def kernel(
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
@@ -108,10 +112,11 @@ def score_file(request: Request) -> dict[str, Any]:
             lambda block, columns, status, groups: statistics.update(columns, status, groups),
             out,
             request,
+            damage,
         )
     inputs = described([part.tensors[0] for part in every], request.file, spaces[0][0])
     head = {"schema": "kullback.score/1", "version": kullback.__version__, "units": "nats", "inputs": {"file": inputs}}
-    return {**head, **statistics.summary()}
+    return {**head, **statistics.summary(), **damage.summary()}
 
 
 def summary_names(measures: Sequence[str]) -> list[str]:
