@@ -20,6 +20,7 @@ from typing import Any
 import jsonschema
 import kullback as kb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
@@ -384,7 +385,7 @@ class TestRefusals:
     def test_arrays_that_do_not_pair_up(self, save: Callable[..., str]) -> None:
         line = refused(run("compare", save("m.npz", BASE, more=BASE), save("a.npy", BASE)))
         assert "'arr_0' (6 × 7 × 11 float32), 'more' (6 × 7 × 11 float32) against 'a' (6 × 7 × 11 float32)" in line
-        assert "PATH::TENSOR" in line
+        assert "PATH::NAME" in line
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -533,6 +534,36 @@ class TestInspect:
         assert tensor["row_sums"] == {"min": 3.5, "max": 3.5}
         assert tensor["looks_like"] == "logits"
 
+    def test_an_array_that_cannot_be_read_is_one_among_others(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({"y": [0, 1234567], "p": [[0.5, 0.5], [0.2, 0.3, 0.5]]}), path)
+        unreadable, labels = document("inspect", path)["tensors"]
+        assert unreadable["looks_like"] == "unreadable" and "different lengths" in unreadable["because"]
+        assert labels["looks_like"] == "labels"
+        text = run("inspect", path).stdout
+        assert "different lengths" in text and "0 … 1234567" in text
+
+    def test_columns_and_bits(self, save: Callable[..., str], tmp_path: Path) -> None:
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({f"p_{i}": [0.25, 0.5] for i in range(3)} | {"weight": [1.0, 1.0]}), path)
+        shapes = [tensor["shape"] for tensor in document("inspect", path, "--columns", "p_*")["tensors"]]
+        assert [2, 3] in shapes and [2, 4] not in shapes
+        bits = save("bits.npy", BASE.astype(np.float32).view(np.uint32).__rshift__(16).astype(np.uint16))
+        (tensor,) = document("inspect", bits, "--dtype", "bfloat16")["tensors"]
+        assert (tensor["dtype"], tensor["looks_like"]) == ("bfloat16", "logits")
+
+    def test_damaged_files_are_named(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", BASE)
+        (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])
+        found = run("inspect", tmp_path)
+        assert found.exit_code == 3
+        assert f"damaged: {tmp_path / 'b.npy'}" in found.stdout and "cut short" in found.stderr
+        assert "cut short" in refused(run("inspect", tmp_path / "b.npy"))
+
+    @pytest.mark.parametrize("path", [DIGITS, WORDS, EXAMPLES / "words*.safetensors"], ids=str)
+    def test_the_table_fits_80_columns(self, path: str | Path) -> None:
+        assert max(map(len, run("inspect", path).stdout.splitlines())) <= 80
+
     def test_lists_every_array(self) -> None:
         names = [tensor["name"] for tensor in document("inspect", EXAMPLES)["tensors"]]
         assert {"digits", "digits-int4", "digits-labels", "words/logits"} <= set(names)
@@ -541,6 +572,9 @@ class TestInspect:
 
 
 class TestProgram:
+    def test_version(self) -> None:
+        assert run("--version").stdout == f"kullback {kb.__version__}\n"
+
     def test_info(self) -> None:
         found = document("info")
         assert found["version"] == kb.__version__

@@ -265,7 +265,7 @@ def test_pairs_by_name(tmp_path: Path) -> None:
     assert [(a.name, b.name) for a, b in _files.pair_matrices(left, right)] == [("s1",) * 2, ("s2",) * 2, ("s10",) * 2]
     assert [(a.name, b.name) for a, b in _files.pair_matrices(f"{left}::s2", lone)] == [("s2", "c")]
     for other in (lone, fewer):
-        with pytest.raises(FileError, match=r"do not pair up by name: 's1' .* against .*PATH::TENSOR"):
+        with pytest.raises(FileError, match=r"do not pair up by name: 's1' .* against .*PATH::NAME"):
             _files.pair_matrices(left, other)
 
 

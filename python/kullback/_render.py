@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["render_html", "render_markdown", "render_text"]
+__all__ = ["count", "number", "render_html", "render_markdown", "render_text", "with_error"]
 
 _ROWS = {"total": "rows", "scored": "scored", "ignored": "ignored", "invalid": "invalid", "kl_inf": "KL = inf"}
 _DIVERGENCES = {"kl": "KL(base‖other)", "kl_reverse": "KL(other‖base)", "js": "JS", "tv": "TV"}
@@ -53,8 +53,8 @@ def render_text(summary: _Summary) -> str:
     if shown:
         lines.append(f"{'mean ± error':>29}   " + "".join(f"{head:>8}" for head in _ENDS.values()))
     for name in shown:
-        ends = "".join(f"{_number(summary[name].get(key)):>8}" for key in _ENDS)
-        lines.append(f"{_SHORT[name]:10}{_with_error(summary[name], 'mean', 'se', most=5):>19}   {ends}")
+        ends = "".join(f"{number(summary[name].get(key)):>8}" for key in _ENDS)
+        lines.append(f"{_SHORT[name]:10}{with_error(summary[name], 'mean', 'se', most=5):>19}   {ends}")
     for label, facts in _facts(summary):
         lines += [f"{head:13}{fact}" for head, fact in zip([label, *[""] * len(facts)], facts, strict=False)]
     notes = _notes(summary)
@@ -140,7 +140,7 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
 
 def _rows(summary: _Summary) -> str:
     rows = summary["rows"]
-    words = [f"{word} {_count(rows[key])}" for key, word in _ROWS.items() if rows.get(key) is not None]
+    words = [f"{word} {count(rows[key])}" for key, word in _ROWS.items() if rows.get(key) is not None]
     return " · ".join([*words, summary.get("units", "nats")])
 
 
@@ -151,8 +151,8 @@ def _table(summary: _Summary) -> tuple[list[str], list[list[str]]]:
     for name, label in names.items():
         if summary.get(name):
             factor = 100.0 if name == "delta_p" else 1.0
-            spread = [_number(summary[name].get(key), factor) for key in _SPREAD]
-            rows.append([label, _with_error(summary[name], "mean", "se", factor), *spread])
+            spread = [number(summary[name].get(key), factor) for key in _SPREAD]
+            rows.append([label, with_error(summary[name], "mean", "se", factor), *spread])
     return ["", "mean ± error", *_SPREAD.values()], rows
 
 
@@ -170,13 +170,13 @@ def _each_fact(summary: _Summary) -> Iterator[tuple[str, list[str]]]:
         yield "same top-1", shares
     if summary.get("perplexity"):
         values = summary["perplexity"]
-        both = " → ".join(_with_error(values, name, f"{name}_se") for name in ("base", "other"))
-        ratio, difference = (_with_error(values, name, f"{name}_se") for name in ("ratio", "difference"))
-        correlation = f"correlation of ln p {_number(values['correlation'], 100.0, 4)} %"
+        both = " → ".join(with_error(values, name, f"{name}_se") for name in ("base", "other"))
+        ratio, difference = (with_error(values, name, f"{name}_se") for name in ("ratio", "difference"))
+        correlation = f"correlation of ln p {number(values['correlation'], 100.0, 4)} %"
         yield "perplexity", [f"{both}   {correlation}", f"ratio {ratio}   difference {difference}"]
     if summary.get("delta_p"):
         values = summary["delta_p"]
-        low, high, least, most = (_number(values.get(key), 100.0) for key in ("p0.1", "p99.9", "min", "max"))
+        low, high, least, most = (number(values.get(key), 100.0) for key in ("p0.1", "p99.9", "min", "max"))
         yield (
             "Δp",
             [
@@ -186,10 +186,10 @@ def _each_fact(summary: _Summary) -> Iterator[tuple[str, list[str]]]:
         )
     if summary.get("tail"):
         tail = summary["tail"]
-        labels = f"   labels in it {_count(tail['labels'])}" if tail.get("labels") is not None else ""
-        yield "tail", [f"mean mass {_number(tail['mean'])}   largest {_number(tail['max'])}{labels}"]
+        labels = f"   labels in it {count(tail['labels'])}" if tail.get("labels") is not None else ""
+        yield "tail", [f"mean mass {number(tail['mean'])}   largest {number(tail['max'])}{labels}"]
     entropies = [
-        f"{word} {_with_error(summary[name], 'mean', 'se')}" for name, word in _ENTROPIES.items() if summary.get(name)
+        f"{word} {with_error(summary[name], 'mean', 'se')}" for name, word in _ENTROPIES.items() if summary.get(name)
     ]
     if entropies:
         yield "entropy", ["   ".join(entropies)]
@@ -200,18 +200,18 @@ def _notes(summary: _Summary) -> list[str]:
     notes = []
     if quantities:
         groups = quantities[0]["groups"]
-        among = "rows independent of each other" if groups is None else f"clustered by {_count(groups)} groups"
+        among = "rows independent of each other" if groups is None else f"clustered by {count(groups)} groups"
         notes.append(f"± standard errors, {among}")
     rank_error = max((values.get("rank_error") or 0.0 for values in quantities), default=0.0)
     if rank_error > 0:
-        notes.append(f"percentiles from a histogram, their ranks off by {_number(rank_error, 100.0, 2)} % at most")
+        notes.append(f"percentiles from a histogram, their ranks off by {number(rank_error, 100.0, 2)} % at most")
     if summary.get("tail"):
         notes.append("what llama.cpp clamps is one class, the tail: divergences are lower bounds")
     notes += [f"damaged, and not all scored: {file['path']}" for file in summary.get("damaged", ())]
     infinite = summary["rows"].get("kl_inf")
     if infinite:
         notes.append(
-            f"rows where other gives 0 to what base does not: {_count(infinite)}; their KL and its mean are inf"
+            f"rows where other gives 0 to what base does not: {count(infinite)}; their KL and its mean are inf"
         )
     return notes
 
@@ -221,15 +221,15 @@ def _value(values: _Summary, key: str, factor: float = 1.0) -> float:
     return math.nan if value is None else float(value) * factor
 
 
-def _count(number: int) -> str:
+def count(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
 def _percent(values: _Summary, key: str, error: str) -> str:
-    return f"{_with_error(values, key, error, 100.0)} %"
+    return f"{with_error(values, key, error, 100.0)} %"
 
 
-def _number(value: float | None, factor: float = 1.0, digits: int = 3) -> str:
+def number(value: float | None, factor: float = 1.0, digits: int = 3) -> str:
     """Write a few significant digits in at most `digits` + 4 characters (5 with a sign)."""
     if value is None or not math.isfinite(value):
         return "–" if value is None or math.isnan(value) else str(value)
@@ -246,16 +246,16 @@ def _number(value: float | None, factor: float = 1.0, digits: int = 3) -> str:
     return words
 
 
-def _with_error(values: _Summary, key: str, error: str, factor: float = 1.0, most: int = 12) -> str:
+def with_error(values: _Summary, key: str, error: str, factor: float = 1.0, most: int = 12) -> str:
     """Write a value and its error to the last digit that is certain: one of the error's, or two if its first is 1.
 
     With more than `most` decimals to write, the value is cut to five digits.
     """
     mean, off = _value(values, key, factor), _value(values, error, factor)
     if not math.isfinite(mean):
-        return _number(mean)
+        return number(mean)
     if not math.isfinite(off) or off == 0:
-        return f"{_number(mean, 1.0, 5)} ± {_number(off)}"
+        return f"{number(mean, 1.0, 5)} ± {number(off)}"
     exponent = 0
     if not 1e-3 <= max(abs(mean), off) < 1e6:
         exponent = max(math.floor(math.log10(max(abs(mean), off))), -300)
@@ -263,7 +263,7 @@ def _with_error(values: _Summary, key: str, error: str, factor: float = 1.0, mos
     mantissa, off_exponent = f"{off:.1e}".split("e")
     decimals = max(0, -int(off_exponent) + mantissa.startswith("1"))
     if decimals > most:
-        return f"{_number(mean, 10.0**exponent, 5)} ± {_number(off, 10.0**exponent, 1)}"
+        return f"{number(mean, 10.0**exponent, 5)} ± {number(off, 10.0**exponent, 1)}"
     # An error far below the value needs fewer characters as a power of ten.
-    words = f"{mean:.{decimals}f} ± " + (f"{off:.{decimals}f}" if decimals <= 5 else _number(off, 1.0, 1))
+    words = f"{mean:.{decimals}f} ± " + (f"{off:.{decimals}f}" if decimals <= 5 else number(off, 1.0, 1))
     return f"({words})e{exponent}" if exponent else words

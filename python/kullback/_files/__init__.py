@@ -4,6 +4,7 @@ from kullback._files.llama import Codes, Packed, PackedRows
 from kullback._files.rows import Rows, open_rows
 from kullback._files.select import (
     EXTENSIONS,
+    as_stored,
     carries_labels,
     list_tensors,
     pair_matrices,
@@ -31,6 +32,7 @@ __all__ = [
     "Shards",
     "Tensor",
     "WriteError",
+    "as_stored",
     "carries_labels",
     "is_topk",
     "list_tensors",

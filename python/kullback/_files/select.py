@@ -1,4 +1,4 @@
-"""From what the user typed to the arrays meant: ``PATH``, ``PATH::TENSOR``, a folder, a glob, an index, columns."""
+"""From what the user typed to the arrays meant: ``PATH``, ``PATH::NAME``, a folder, a glob, an index, columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from kullback._files.safetensors import list_safetensors, list_shards
 from kullback._files.tables import TABLES, list_table
 from kullback._files.tensor import DamagedError, FileError, Tensor, bfloat16
 
-__all__ = ["EXTENSIONS", "carries_labels", "list_tensors", "pair_matrices", "select_aligned", "select_matrices"]
+__all__ = [
+    "EXTENSIONS",
+    "as_stored",
+    "carries_labels",
+    "list_tensors",
+    "pair_matrices",
+    "select_aligned",
+    "select_matrices",
+]
 
 _READERS: dict[str, Callable[[Path], list[Tensor]]] = {
     ".npy": list_npy,
@@ -43,7 +51,7 @@ def list_tensors(
     Parameters
     ----------
     spec : str
-        ``PATH`` or ``PATH::TENSOR``; the latter keeps the one array, of several files each file's.
+        ``PATH`` or ``PATH::NAME``; the latter keeps the one array, of several files each file's.
     columns : sequence of str, optional
         Columns of a table, or patterns of them, that are the classes of one matrix.
     damaged : list of DamagedError, optional
@@ -120,6 +128,8 @@ def _list_file(path: Path, columns: Sequence[str] | None, damaged: list[DamagedE
             return list_table(path, columns)
         if columns is not None:
             raise FileError(f"{path}: --columns is for tables: {_or(TABLES)}")
+        if path.suffix == ".jsonl":
+            raise FileError(f"{path}: dumps of the k best tokens are compared with each other, and not read otherwise")
         if path.name.endswith(_INDEX):
             return list_shards(path, damaged)
         for ending, read in _READERS.items():
@@ -170,9 +180,7 @@ def select_matrices(
     FileError
         If there is none; the message lists what there is.
     """
-    tensors = list_tensors(spec, columns, damaged)
-    if dtype is not None:
-        tensors = [replace(t, dtype=bfloat16(t.path)) if _is_bits(t) else t for t in tensors]
+    tensors = as_stored(list_tensors(spec, columns, damaged), dtype)
     if columns is not None:
         first: dict[Path, Tensor] = {}
         for tensor in tensors:
@@ -187,8 +195,11 @@ def select_matrices(
     return matrices
 
 
-def _is_bits(tensor: Tensor) -> bool:
-    return tensor.dtype == np.uint16 and len(tensor.shape) >= 2
+def as_stored(tensors: list[Tensor], dtype: str | None) -> list[Tensor]:
+    """Say that matrices of uint16 hold the bits of bfloat16, if `dtype` does."""
+    if dtype is None:
+        return tensors
+    return [replace(t, dtype=bfloat16(t.path)) if t.dtype == np.uint16 and len(t.shape) >= 2 else t for t in tensors]
 
 
 def pair_matrices(
@@ -242,7 +253,7 @@ def pair_matrices(
         raise broken[0]
     raise FileError(
         f"{base} and {other}: their arrays do not pair up by name: {_spelled(left)} against {_spelled(right)}; "
-        "choose one of each with PATH::TENSOR"
+        "choose one of each with PATH::NAME"
     )
 
 
@@ -285,7 +296,7 @@ def select_aligned(
         return [by_file[file] for file in files]
     if not found:
         raise FileError(f"{spec}: has no array that can be {what}; it has {_spelled(tensors)}")
-    raise FileError(f"{spec}: which array is {what}? choose one with PATH::TENSOR of {_spelled(found)}")
+    raise FileError(f"{spec}: which array is {what}? choose one with PATH::NAME of {_spelled(found)}")
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -33,6 +33,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from kullback import __version__
+
+        print("kullback", __version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take what is asked of the program as a whole."""
+
+
 class Format(StrEnum):
     """Forms of the summary."""
 
@@ -182,17 +199,16 @@ Html = Annotated[
     Path | None,
     typer.Option(callback=_html, metavar="F", help="Write a page with statistics, pictures and the worst rows to F."),
 ]
-FailIf = Annotated[
-    list[str] | None,
-    typer.Option(metavar="COND", help="Exit with 4 if COND holds, as 'kl.mean>0.01'; names as in the JSON form."),
-]
+_FAIL_IF = "Exit with 4 if COND holds, as {!r}; names as in the JSON form."
+FailIf = Annotated[list[str] | None, typer.Option(metavar="COND", help=_FAIL_IF.format("kl.mean>0.01"))]
+ScoreFailIf = Annotated[list[str] | None, typer.Option(metavar="COND", help=_FAIL_IF.format("entropy.p99>2"))]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads; default: what the process may use.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 @app.command()
 def compare(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="PATH, PATH::TENSOR, a folder, a glob or a shard index.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="PATH, PATH::NAME, a folder, a glob or a shard index.")],
     other: Annotated[str, typer.Argument(metavar="OTHER", help="The same rows from another model.")],
     columns: TableColumns = None,
     labels: LabelFile = None,
@@ -302,7 +318,7 @@ class Measure(StrEnum):
 
 @app.command()
 def score(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="PATH, PATH::TENSOR, a folder, a glob or a shard index.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="PATH, PATH::NAME, a folder, a glob or a shard index.")],
     measure: Annotated[
         list[Measure] | None,
         typer.Option(help="What to compute, once or more; default: entropy, and nll if there are labels."),
@@ -324,7 +340,7 @@ def score(
     as_json: Json = False,
     out: Out = None,
     shard_rows: ShardRows = None,
-    fail_if: FailIf = None,
+    fail_if: ScoreFailIf = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -371,7 +387,9 @@ def score(
 
 @app.command()
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="PATH, PATH::TENSOR, a folder, a glob or a shard index.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="PATH, PATH::NAME, a folder, a glob or a shard index.")],
+    columns: TableColumns = None,
+    dtype: StoredAs = None,
     form: Form = Format.table,
     as_json: Json = False,
 ) -> None:
@@ -379,7 +397,9 @@ def inspect(
     from kullback.cli.inspect import inspect_file
 
     with reporting():
-        _show(inspect_file(file), Format.json if as_json else form)
+        document = inspect_file(file, _names(columns), None if dtype is None else dtype.value)
+        _show(document, Format.json if as_json else form)
+    _finish(document, [])
 
 
 @app.command()
@@ -480,5 +500,5 @@ def _finish(document: dict[str, Any], conditions: list[Condition]) -> None:
         print(f"kullback: {condition.name} is {values[condition.name]:g}: --fail-if '{condition}'", file=sys.stderr)
     if held:
         raise typer.Exit(FAILED_IF)
-    if document["rows"]["invalid"] or document.get("damaged"):
+    if document.get("damaged") or document.get("rows", {}).get("invalid"):
         raise typer.Exit(INVALID_ROWS)

@@ -72,6 +72,8 @@ def _single(tensor: Tensor) -> tuple[str, str]:
 
 def _space(rows: NDArray[Any]) -> tuple[str, str]:
     """Name the first space in which every row that tells anything is valid, and the reason."""
+    if not len(rows):
+        return "unclear", "there are no rows"
     rows = _telling(rows)
     if not rows.size:
         return "unclear", "every row has a NaN or is all 0"

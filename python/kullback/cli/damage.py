@@ -78,7 +78,7 @@ class Damage:
 
     def summary(self) -> dict[str, Any]:
         """Give what a document says of it: nothing where nothing is damaged."""
-        unlisted = [{"path": str(e.path), "message": f"{e}; none of its rows are scored"} for e in self.unlisted or ()]
+        unlisted = [{"path": str(e.path), "message": f"{e}; left out"} for e in self.unlisted or ()]
         found = unlisted + self.found
         return {"damaged": found} if found else {}
 

@@ -117,7 +117,7 @@ def parts(matched: Sequence[tuple[Tensor, ...]], axis: int) -> list[Part]:
             if tensor.shape[:place] + tensor.shape[place + 1 :] != part.leading:
                 raise FileError(
                     f"{tensors[0].label} and {tensor.label}: different rows: {_shape(tensors[0])} against "
-                    f"{_shape(tensor)}; choose the arrays with PATH::TENSOR"
+                    f"{_shape(tensor)}; choose the arrays with PATH::NAME"
                 )
         found.append(part)
         first += part.rows

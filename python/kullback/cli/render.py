@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kullback._render import render_markdown, render_text
+from kullback._render import count, number, render_markdown, render_text, with_error
 from kullback.cli.llama import render_llama
 
 __all__ = ["render"]
 
 _Document = Mapping[str, Any]
+
+_WHOLE = 1e7
 
 _PERCENTS = ("p0.1", "p1", "p5", "p10", "p50", "p90", "p95", "p99", "p99.9")
 
@@ -57,16 +59,16 @@ _Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 def _score(document: _Document, table: _Table) -> str:
     rows = document["rows"]
-    head = " · ".join(f"{name} {count:,}".replace(",", " ") for name, count in rows.items())
+    head = " · ".join(f"{name} {count(of)}" for name, of in rows.items())
     measures = [name for name in ("entropy", "nll") if name in document]
-    lines = [["mean ± error", *(_with_error(document[name]["mean"], document[name]["se"]) for name in measures)]]
+    lines = [["mean ± error", *(with_error(document[name], "mean", "se") for name in measures)]]
     for key in ("min", *_PERCENTS, "max"):
-        lines.append([_label(key), *(_number(document[name][key]) for name in measures)])
+        lines.append([_label(key), *(number(document[name][key]) for name in measures)])
     text = f"{head.replace('total', 'rows')} · {document['units']}\n\n{table(['', *measures], lines)}"
     if "perplexity" in document:
-        text += f"\n\nperplexity {_with_error(document['perplexity']['value'], document['perplexity']['se'])}"
+        text += f"\n\nperplexity {with_error(document['perplexity'], 'value', 'se')}"
     groups = document[measures[0]]["groups"]
-    among = "rows independent of each other" if groups is None else f"clustered by {groups:,} groups".replace(",", " ")
+    among = "rows independent of each other" if groups is None else f"clustered by {count(groups)} groups"
     notes = [f"± standard errors, {among}"]
     notes += [f"damaged, and not all scored: {file['path']}" for file in document.get("damaged", ())]
     return "\n".join([f"{text}\n", *notes])
@@ -74,36 +76,44 @@ def _score(document: _Document, table: _Table) -> str:
 
 def _topk(document: _Document, table: _Table) -> str:
     kl, same, tail = document["kl_topk"], document["same_top"], document["tail"]
-    lines = [["mean ± error", _with_error(kl["mean"], kl["se"])]]
-    lines += [[_label(key), _number(kl[key])] for key in ("min", *_PERCENTS, "max")]
-    lines.append(["same top-1, %", _with_error(100 * same["share"], 100 * same["se"])])
-    lines.append(["tokens in both lists", _number(document["tokens_in_both"])])
-    lines += [[f"tail of {name}", f"{_number(of['mean'])}, at most {_number(of['max'])}"] for name, of in tail.items()]
+    lines = [["mean ± error", with_error(kl, "mean", "se")]]
+    lines += [[_label(key), number(kl[key])] for key in ("min", *_PERCENTS, "max")]
+    lines.append(["same top-1, %", with_error(same, "share", "se", 100.0)])
+    lines.append(["tokens in both lists", number(document["tokens_in_both"])])
+    lines += [[f"tail of {name}", f"{number(of['mean'])}, at most {number(of['max'])}"] for name, of in tail.items()]
     note = "kl_topk: what the lists share, and the rest as one class: a lower bound of KL"
-    return f"rows {_grouped(document['rows']['total'])} · nats\n\n{table(['', 'kl_topk'], lines)}\n\n{note}"
+    return f"rows {count(document['rows']['total'])} · nats\n\n{table(['', 'kl_topk'], lines)}\n\n{note}"
 
 
 def _inspected(document: _Document, table: _Table) -> str:
-    heads = ["array", "shape", "dtype", "bytes", "looks like", "values", "row sums", "NaN", "inf", "rows seen"]
+    heads = ["array", "shape", "dtype", "bytes", "looks like", "values", "row sums"]
     lines = []
     for tensor in document["tensors"]:
-        values, sums = tensor.get("values", {}), tensor.get("row_sums", {})
+        kind, values = tensor.get("looks_like", "–"), tensor.get("values", {})
+        # What is no number is named where there is any; sums of logits say nothing.
+        odd = [f"{values[key]} {word}" for key, word in (("nan", "NaN"), ("inf", "inf")) if values.get(key)]
         lines.append(
             [
                 tensor["name"],
                 " × ".join(map(str, tensor["shape"])) or "–",
                 tensor["dtype"],
-                _bytes(tensor["bytes"]),
-                tensor.get("looks_like", "–"),
-                _span(values),
-                _span(sums),
-                str(values.get("nan", "–")),
-                str(values.get("inf", "–")),
-                f"{tensor['sampled_rows']:,}".replace(",", " ") if "sampled_rows" in tensor else "–",
+                _bytes(tensor["bytes"]) if tensor["bytes"] else "–",
+                kind,
+                ", ".join([_span(values), *odd]),
+                "–" if kind == "logits" else _span(tensor.get("row_sums", {})),
             ]
         )
-    reasons = {t["looks_like"]: t["because"] for t in document["tensors"] if "because" in t}
-    notes = [f"{kind}: {why}" for kind, why in reasons.items()]
+    if all(line[-1] == "–" for line in lines):
+        heads, lines = heads[:-1], [line[:-1] for line in lines]
+    reasons = {
+        t["name"] if t["looks_like"] == "unreadable" else t["looks_like"]: t["because"]
+        for t in document["tensors"]
+        if "because" in t
+    }
+    notes = [f"{what}: {why}" for what, why in reasons.items()]
+    seen = max((t.get("sampled_rows", 0) for t in document["tensors"]), default=0)
+    notes += [f"values and sums: of at most {count(seen)} rows of each"] * bool(seen)
+    notes += [f"damaged: {file['path']}" for file in document.get("damaged", ())]
     return "\n".join([table(heads, lines), "", *notes]) if notes else table(heads, lines)
 
 
@@ -144,26 +154,18 @@ def _label(key: str) -> str:
     return {"p50": "median"}.get(key, f"{key[1:]} %" if key in _PERCENTS else key)
 
 
-def _grouped(count: int) -> str:
-    return f"{count:,}".replace(",", " ")
-
-
 def _span(ends: _Document) -> str:
     if not ends or math.isnan(ends["min"]):
         return "–"
-    return f"{_number(ends['min'])} … {_number(ends['max'])}"
+    # Of labels the largest counts to the last digit.
+    shown = [
+        f"{end:.0f}" if end == round(end) and abs(end) < _WHOLE else number(end) for end in (ends["min"], ends["max"])
+    ]
+    return " … ".join(shown)
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.5g}"
-
-
-def _with_error(value: float, error: float) -> str:
-    return f"{_number(value)} ± {'–' if math.isnan(error) else f'{error:.2g}'}"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
+def _bytes(length: int) -> str:
+    size = float(length)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
