@@ -93,7 +93,8 @@ def test_the_page_shows_the_rows_that_differ_most(tmp_path: Path, shape: tuple[i
             logits = rows.reshape(-1, shape[-1])[i].astype(np.float64) / temperature
             probs = np.exp(logits) / np.exp(logits).sum()
             best = np.argsort(-probs, kind="stable")[:5]
-            assert cell == " · ".join(f"{c}: {100 * probs[c]:.3g} %" for c in best)
+            classes = [f"{c}: {100 * probs[c]:.3g} %".replace(" ", "\N{NO-BREAK SPACE}") for c in best]
+            assert cell == "\N{NO-BREAK SPACE}· ".join(classes)
 
 
 def test_pages_of_little_and_of_nothing(tmp_path: Path) -> None:

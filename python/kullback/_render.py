@@ -94,7 +94,7 @@ def render_markdown(summary: _Summary) -> str:
     if rows:
         rule = ["---", *["---:"] * (len(heads) - 1)]
         parts.append("\n".join(_markdown_row(cells) for cells in [heads, rule, *rows]))
-    facts = [f"| {label} | {'<br>'.join(facts)} |" for label, facts in _facts(summary)]
+    facts = [f"| {label} | {_joined('<br>'.join(facts))} |" for label, facts in _facts(summary)]
     if facts:
         parts.append("\n".join(["| | |", "|---|---|", *facts]))
     return "\n\n".join([*parts, *_notes(summary)])
@@ -122,11 +122,16 @@ def render_html(summary: _Summary) -> str:
     if facts:
         parts.append("<table><tbody>")
         for label, lines in facts:
-            words = "<br>".join(escape(line) for line in lines)
+            words = "<br>".join(escape(_joined(line)) for line in lines)
             parts.append(f'<tr><th>{escape(label)}</th><td style="text-align: left">{words}</td></tr>')
         parts.append("</tbody></table>")
     parts += [f"<p>{escape(note)}</p>" for note in _notes(summary)]
     return "\n".join(["<div>", *parts, "</div>"])
+
+
+def _joined(line: str) -> str:
+    """Put a point where a terminal's line has spaces, of which Markdown and HTML show one."""
+    return line.replace("   ", " · ")
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

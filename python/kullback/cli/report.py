@@ -37,13 +37,13 @@ _POINTS = 256
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { padding: 0.2rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-size: 0.9em; }
+th, td { padding: 0.2rem 0.5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
 th:first-child { text-align: left; }
 img { max-width: 100%; height: auto; background: white; }
-.best { white-space: normal; min-width: 13rem; }
+.best { text-align: left; white-space: normal; min-width: 15rem; }
 .small { opacity: 0.75; font-size: 0.9em; }
 """
 
@@ -204,10 +204,13 @@ class Report:
             cells.append(f"{row['kl']:.4g}")
             if labelled:
                 cells += [str(row["label"]), *(f"{math.exp(-row[name]):.3g}" for name in ("nll_base", "nll_other"))]
+            # Lines break between classes only.
             best = [" · ".join(f"{c}: {100 * p:.3g} %" for c, p in row[name]) for name in ("base", "other")]
+            best = [cell.replace(" ", "\N{NO-BREAK SPACE}").replace("·\N{NO-BREAK SPACE}", "· ") for cell in best]
             line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             lines.append(line + "".join(f'<td class="best">{escape(cell)}</td>' for cell in best))
-        head = "".join(f"<th>{escape(word)}</th>" for word in heads)
+        marked = [f"<th>{escape(word)}</th>" for word in heads[:-2]]
+        head = "".join([*marked, *(f'<th class="best">{escape(word)}</th>' for word in heads[-2:])])
         body = "".join(f"<tr>{line}</tr>" for line in lines)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
