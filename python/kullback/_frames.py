@@ -22,6 +22,9 @@ __all__ = ["Call", "Frame", "column_of", "groups_of", "numbers_of"]
 _SHOWN = 5
 """Labels that a message spells out."""
 
+_ALONE = object()
+"""Stands for the other operand of a measure of one row."""
+
 _Kernel = Callable[..., Any]
 
 
@@ -187,20 +190,21 @@ class Call:
     """
 
     def __init__(
-        self, frame: pd.DataFrame, columns: Sequence[Hashable] | None, other: Any = None, join: str = "equal"
+        self, frame: pd.DataFrame, columns: Sequence[Hashable] | None, other: Any = _ALONE, join: str = "equal"
     ) -> None:
         if join not in ("equal", "inner"):
             raise ValueError(f"unknown join {join!r}; accepted are 'equal' and 'inner'")
         places = _places(frame, columns, "columns")
         if not places.size:
-            raise ValueError("the frame has no columns: a row needs at least one class")
+            whose = "the frame has no columns" if columns is None else "columns is empty"
+            raise ValueError(f"{whose}: a row needs at least one class")
         self._frame = frame
         self._classes = frame.columns[places]
         base = _Operand(frame, places, "column")
         self._operands: list[_Operand | NDArray[Any]] = [base]
         self._index = frame.index
         self._take: NDArray[np.intp] | None = None
-        if other is None:
+        if other is _ALONE:
             return
         if not isinstance(other, pd.DataFrame):
             self._operands.append(self._plain(other))
@@ -222,9 +226,8 @@ class Call:
             raise ValueError(_differing(frame.index, other.index))
         for whose, index in (("the frame's", frame.index), ("other's", other.index)):
             if not index.is_unique:
-                raise ValueError(
-                    f"{whose} index has {index[index.duplicated()][0]!r} more than once: rows cannot be joined by it"
-                )
+                label = _shown(index[index.duplicated()][0])
+                raise ValueError(f"{whose} index has {label} more than once: rows cannot be joined by it")
         found = other.index.get_indexer(frame.index)
         self._take = np.flatnonzero(found >= 0)
         base.take, theirs.take = self._take, found[self._take]
@@ -275,7 +278,8 @@ class Call:
                 )
             codes = values.fillna(0).to_numpy(np.int64)
         elif pd.api.types.is_numeric_dtype(values.dtype):
-            raise TypeError(f"labels must be integers (positions) or column labels, got dtype {values.dtype}")
+            remedy = "; missing ones made them so? labels.astype('Int64') keeps both" if missing.any() else ""
+            raise TypeError(f"labels must be integers (positions) or column labels, got dtype {values.dtype}{remedy}")
         else:
             codes = self._matched_labels(pd.Index(values))
             wrong = np.flatnonzero((codes < 0) & ~missing)
@@ -304,11 +308,19 @@ class Call:
             raise ValueError(f"{name} has {len(series)} values, the frame has {len(self._frame)} rows")
         return series if self._take is None else series.iloc[self._take]
 
+    def _whole(self, value: ArrayLike, name: str) -> pd.Series:
+        """Something with one value a row, none of which may be missing."""
+        values = self._along_rows(value, name)
+        missing = np.flatnonzero(values.isna())
+        if missing.size:
+            raise ValueError(f"{name}: row {missing[0]} is missing, where every row needs a value")
+        return values
+
     def _masks(self, where: ArrayLike | None, rows: ArrayLike | None) -> dict[str, NDArray[Any] | None]:
         if isinstance(where, pd.Series):
             where = where.iloc[self._matched(where.index, "where's index")].to_numpy()
         if rows is not None:
-            rows = self._along_rows(rows, "rows").to_numpy()
+            rows = self._whole(rows, "rows").to_numpy()
         return {name: None if mask is None else np.asarray(mask) for name, mask in (("where", where), ("rows", rows))}
 
     def series(
@@ -349,7 +361,7 @@ class Call:
         from kullback._compare import Comparison, compare
 
         masks = self._masks(where, rows)
-        along = None if groups is None else self._along_rows(groups, "groups").to_numpy()
+        along = None if groups is None else self._whole(groups, "groups").to_numpy()
         if along is not None and along.dtype == object:
             along = along.astype(str)
         with _NamingRows(self._index):
@@ -371,7 +383,7 @@ class _NamingRows:
         match = re.search(r"\brow (\d+)", str(error)) if isinstance(error, ValueError | IndexError) else None
         if match is None or isinstance(self._index, pd.RangeIndex) or int(match[1]) >= len(self._index):
             return
-        named = f"{match[0]} (index {self._index[int(match[1])]!r})"
+        named = f"{match[0]} (index {_shown(self._index[int(match[1])])})"
         assert error is not None
         raise type(error)(str(error).replace(match[0], named, 1)) from None
 
@@ -380,11 +392,16 @@ def _places(frame: pd.DataFrame, columns: Sequence[Hashable] | None, name: str) 
     if columns is None:
         return np.arange(frame.shape[1])
     if isinstance(columns, str) or not pd.api.types.is_list_like(columns):
-        raise TypeError(f"{name} must be a sequence of column labels, got {columns!r}; say [{columns!r}]")
+        remedy = f"; say [{columns!r}]" if isinstance(columns, str) else ""
+        raise TypeError(f"{name} must be a sequence of column labels, got {columns!r}{remedy}")
     return np.array([_place(frame, label) for label in columns], np.intp)
 
 
 def _place(frame: pd.DataFrame, label: Hashable) -> int:
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"df must be a DataFrame, got {type(frame).__name__}")
+    if isinstance(label, pd.Series | pd.Index | np.ndarray):
+        raise TypeError(f"columns are named by their labels, got {type(label).__name__}: add it to the frame first")
     try:
         place = frame.columns.get_loc(label)
     except (KeyError, TypeError):
@@ -396,12 +413,20 @@ def _place(frame: pd.DataFrame, label: Hashable) -> int:
 
 def column_of(frame: pd.DataFrame, label: Hashable) -> pd.Series:
     """Give the one column of that label; KeyError or ValueError if there is none, or several."""
-    return frame.iloc[:, _place(frame, label)]
+    place = _place(frame, label)
+    return frame.iloc[:, place]
 
 
 def _some(labels: pd.Index) -> str:
-    shown = ", ".join(repr(label) for label in labels[:_SHOWN])
+    shown = ", ".join(map(_shown, labels[:_SHOWN]))
     return f"{shown} and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else shown
+
+
+def _shown(label: Hashable) -> str:
+    """Spell a label as its user would, without the type that numpy adds."""
+    if isinstance(label, tuple):
+        return f"({', '.join(map(_shown, label))})"
+    return repr(label.item() if isinstance(label, np.integer | np.floating | np.bool_ | np.str_) else label)
 
 
 _REMEDY = 'align them, or keep the rows in both with join="inner"'
@@ -415,7 +440,7 @@ def _differing(ours: pd.Index, theirs: pd.Index, whose: str = "the frame's", rem
     if not differ.size:
         return f"the index is not {whose}: {theirs.dtype} against {ours.dtype}; {remedy}"
     at = int(differ[0])
-    return f"the index is not {whose}: row {at} is {theirs[at]!r} against {ours[at]!r}; {remedy}"
+    return f"the index is not {whose}: row {at} is {_shown(theirs[at])} against {_shown(ours[at])}; {remedy}"
 
 
 def _numeric(dtype: Any) -> np.dtype[Any] | None:
@@ -475,7 +500,12 @@ def numbers_of(series: pd.Series, *, dropna: bool) -> tuple[Numbers, pd.Index | 
         values = pd.Index(series.take(firsts), name=None)
         missing = not dropna and bool((codes < 0).any())
         return Numbers(codes, -missing, len(values) + missing), values
-    codes, values = pd.factorize(series, use_na_sentinel=dropna)
+    try:
+        codes, values = pd.factorize(series, use_na_sentinel=dropna)
+    except TypeError as error:
+        whose = "the series" if series.name is None else repr(series.name)
+        remedy = "make each a string or a tuple first"
+        raise TypeError(f"{whose} has values that cannot be told apart ({error}): {remedy}") from None
     return Numbers(codes, 0, len(values)), pd.Index(values)
 
 
