@@ -30,17 +30,33 @@ def best(log_probs: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
 
 def dump(path: Path, lists: list[list[tuple[int, float]]], form: str) -> Path:
     named = [[(f"tok{i}", x) for i, x in row] for row in lists]
+    entries = [
+        {"token": row[0][0], "logprob": row[0][1], "top_logprobs": [{"token": t, "logprob": x} for t, x in row]}
+        for row in named
+    ]
     match form:
         case "objects":
             lines: list[Any] = [dict(row) for row in named]
         case "lists":
             lines = [[{"token": token, "logprob": x} for token, x in row] for row in named]
         case "server":
-            entries = [
-                {"token": row[0][0], "logprob": row[0][1], "top_logprobs": [{"token": t, "logprob": x} for t, x in row]}
-                for row in named
-            ]
             lines = [{"id": i, "logprobs": {"content": entries[i : i + 7]}} for i in range(0, len(entries), 7)]
+        case "chat":
+            choice = {"index": 0, "message": {"content": "text"}, "logprobs": {"content": entries}}
+            lines = [{"id": "1", "object": "chat.completion", "choices": [choice]}]
+        case "stream":
+            lines = [
+                {"id": "1", "choices": [{"delta": {"content": "x"}, "logprobs": {"content": [e]}}]} for e in entries
+            ]
+            lines.append({"id": "1", "choices": [{"delta": {}, "logprobs": None, "finish_reason": "stop"}]})
+        case "completion":
+            both = {"tokens": ["x"] * len(named), "top_logprobs": [dict(row) for row in named]}
+            lines = [{"choices": [{"text": "text", "logprobs": both}]}]
+        case "prompt":
+            prompt = [{t: {"logprob": x, "rank": 1, "decoded_token": t} for t, x in row} for row in named]
+            lines = [{"prompt_logprobs": [None, *prompt], "choices": [{"text": "text", "logprobs": None}]}]
+        case "slots":
+            lines = [{"content": "text", "completion_probabilities": entries}]
         case "parquet":
             ids, values = ([[pair[i] for pair in row] for row in lists] for i in (0, 1))
             pq.write_table(pa.table({"token_ids": ids, "logprobs": values}), path)
@@ -61,7 +77,10 @@ def coarse(base: list[list[tuple[int, float]]], other: list[list[tuple[int, floa
     return np.array(values)
 
 
-@pytest.mark.parametrize("form", ["objects", "lists", "server", "parquet"])
+FORMS = ["objects", "lists", "server", "chat", "stream", "completion", "prompt", "slots", "parquet"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_the_divergence_is_that_of_the_coarse_rows(tmp_path: Path, form: str) -> None:
     base, other = pair()
     ending = ".parquet" if form == "parquet" else ".jsonl"
@@ -70,7 +89,8 @@ def test_the_divergence_is_that_of_the_coarse_rows(tmp_path: Path, form: str) ->
     found = document("compare", a, b)
     expected = coarse(*lists)
     assert found["schema"] == "kullback.topk/1" and "kl" not in found
-    assert found["rows"] == {"total": ROWS, "scored": ROWS, "invalid": 0}
+    ignored = int(form == "prompt")
+    assert found["rows"] == {"total": ROWS + ignored, "scored": ROWS, "ignored": ignored, "invalid": 0}
     assert found["kl_topk"]["mean"] == pytest.approx(expected.mean(), rel=1e-12)
     assert found["kl_topk"]["max"] == pytest.approx(expected.max(), rel=1e-12)
     assert found["same_top"]["share"] == np.mean(base.argmax(1) == other.argmax(1))
@@ -115,6 +135,8 @@ def test_more_of_the_lists_is_never_less_divergence(tmp_path: Path) -> None:
         ('{"a": -0.1, "b": -0.2}', "line 1: its probabilities sum to 1.7"),
         ('[{"logprob": -1}]', "line 1: an entry has no"),
         ('{"a": "x"}', "line 1: 'a' has 'x'"),
+        ('{"choices": [{"text": "no", "logprobs": null}]}', "no line has log-probabilities: were they asked for?"),
+        (f'{{"a": "{"x" * 999}"}}', f"'a' has '{'x' * 59} …, where"),
     ],
 )
 def test_damaged_lines_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -1,9 +1,9 @@
 """Dumps of the k best tokens of each position, as inference servers write them.
 
-JSON lines, one position a line or a list of positions a line, each an object ``{token: log-probability}`` or a list of
-``{"token": …, "logprob": …}`` (``"id"`` or ``"token_id"`` for the token will do); such a list under ``logprobs``,
-``top_logprobs`` or ``content``, as servers nest them. Or Parquet with two columns of lists, of token ids and of
-log-probabilities.
+JSON lines, one position a line or a list of positions a line, each an object ``{token: log-probability}`` or
+``{token: {"logprob": …}}`` or a list of ``{"token": …, "logprob": …}`` (``"id"`` or ``"token_id"`` for the token will
+do); or whole responses, which nest such lists under ``choices``, ``logprobs``, ``prompt_logprobs`` and the like. Or
+Parquet with two columns of lists, of token ids and of log-probabilities.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from kullback._files.tensor import FileError
 __all__ = ["Position", "is_topk", "read_topk"]
 
 Position = dict[Any, float]
-"""The log-probability of each token of a list, by its text or id."""
+"""The log-probability of each token of a list, by its text or id; empty where a server gives none, as for the first."""
 
-_NESTED = ("content", "top_logprobs", "logprobs")
+_NESTED = ("prompt_logprobs", "choices", "completion_probabilities", "content", "top_logprobs", "logprobs")
+"""Where servers put lists; what they say of the prompt, the same for both models, before what they generated."""
+
 _TOKEN = ("token_id", "id", "token")
 _IDS = ("token_ids", "ids", "tokens", "indices")
 _LOGPROBS = ("logprobs", "log_probs", "logprob")
+
+_LONG = 60
+"""Characters of a value that messages quote."""
 
 _ROWS = 1 << 12
 """Rows of a Parquet batch: as Python numbers they take thirty times what they take in the file."""
@@ -76,10 +81,16 @@ def read_topk(spec: str) -> Iterator[Position]:
         if path.suffix == ".parquet":
             yield from _read_parquet(path)
             return
+        lines = positions = 0
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield from _of_line(line, f"{path}: line {number}")
+                    lines += 1
+                    for position in _of_line(line, f"{path}: line {number}"):
+                        positions += 1
+                        yield position
+        if lines and not positions:
+            raise FileError(f"{path}: no line has log-probabilities: were they asked for?")
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -113,15 +124,23 @@ def _of_line(line: str, place: str) -> Iterator[Position]:
 
 def _positions(found: Any, place: str) -> Iterator[Position]:
     """Give the positions in what a line holds: a position, a list of them, or either under a known name."""
-    if isinstance(found, dict):
+    if found is None:
+        yield {}
+    elif isinstance(found, dict):
         # A server's entry for a position names its own token beside the list of the best.
         for key in _NESTED:
             if isinstance(found.get(key), list | dict):
                 yield from _positions(found[key], place)
                 return
+        if any(key in found and found[key] is None for key in _NESTED):
+            return  # the end of a stream, which has none
+        if found and all(isinstance(entry, dict) and "logprob" in entry for entry in found.values()):
+            found = {token: entry["logprob"] for token, entry in found.items()}
         yield _checked(found, place)
-    elif isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):
-        if all("logprob" in entry and not any(isinstance(entry.get(k), list) for k in _NESTED) for entry in found):
+    elif isinstance(found, list) and found and all(isinstance(entry, dict | None) for entry in found):
+        if all(
+            entry and "logprob" in entry and not any(isinstance(entry.get(k), list) for k in _NESTED) for entry in found
+        ):
             yield _checked(dict(_entry(entry, place) for entry in found), place)
             return
         for entry in found:
@@ -140,7 +159,8 @@ def _entry(entry: dict[str, Any], place: str) -> tuple[Any, float]:
 def _checked(position: dict[Any, Any], place: str) -> Position:
     for token, value in position.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value > 1e-3:
-            raise FileError(f"{place}: {token!r} has {value!r}, where log-probabilities are numbers <= 0")
+            shown = repr(value) if len(repr(value)) < _LONG else f"{repr(value)[:_LONG]} …"
+            raise FileError(f"{place}: {token!r} has {shown}, where log-probabilities are numbers <= 0")
     total = sum(math.exp(value) for value in position.values())
     if total > 1 + 1e-3:
         raise FileError(f"{place}: its probabilities sum to {total:.6g}, more than 1: are these log-probabilities?")

@@ -82,7 +82,8 @@ def _topk(document: _Document, table: _Table) -> str:
     lines.append(["tokens in both lists", number(document["tokens_in_both"])])
     lines += [[f"tail of {name}", f"{number(of['mean'])}, at most {number(of['max'])}"] for name, of in tail.items()]
     note = "kl_topk: what the lists share, and the rest as one class: a lower bound of KL"
-    return f"rows {count(document['rows']['total'])} · nats\n\n{table(['', 'kl_topk'], lines)}\n\n{note}"
+    rows = " · ".join(f"{name} {count(of)}" for name, of in document["rows"].items()).replace("total", "rows")
+    return f"{rows} · nats\n\n{table(['', 'kl_topk'], lines)}\n\n{note}"
 
 
 def _inspected(document: _Document, table: _Table) -> str:

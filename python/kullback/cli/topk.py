@@ -65,19 +65,21 @@ def compare_topk(request: Request) -> dict[str, Any]:
                 raise FileError(f"{short}: ends after {rows + i} positions, and {long} goes on")
         p, q, same, shared = _coarse(block)
         kl = kullback.kl_divergence(p, q, given="counts", threads=request.threads)
-        accumulator.update({"kl": kl, "same_top": same}, np.zeros(len(block), np.uint8))
-        for name, masses in (("base", p[:, -1]), ("other", q[:, -1])):
-            tails[name] = [tails[name][0] + float(masses.sum()), max(tails[name][1], float(masses.max()))]
+        # Where neither says anything, as of a text's first token, there is nothing to compare.
+        empty = np.array([not base and not other for base, other in block])
+        accumulator.update({"kl": kl, "same_top": same}, empty.astype(np.uint8))
+        for name, masses in (("base", p[~empty, -1]), ("other", q[~empty, -1])):
+            tails[name] = [tails[name][0] + float(masses.sum()), max(tails[name][1], float(masses.max(initial=0.0)))]
         common += shared
         rows += len(block)
-    return _document(request, accumulator.summary(), tails, common, rows)
+    return _document(request, accumulator.summary(), tails, common)
 
 
 def summary_names() -> list[str]:
     """Name every number of the summary, as ``kl_topk.mean``."""
     request = Request(base="", other="", threads=None)
     summary = Accumulator(("kl", "same_top")).summary()
-    return [name for name, _ in numbers(_document(request, summary, {"base": [0, 0], "other": [0, 0]}, 0, 0))]
+    return [name for name, _ in numbers(_document(request, summary, {"base": [0, 0], "other": [0, 0]}, 0))]
 
 
 def _coarse(
@@ -101,9 +103,9 @@ def _coarse(
     return p, q, same, sum(map(len, shared))
 
 
-def _document(
-    request: Request, summary: dict[str, Any], tails: dict[str, list[float]], common: int, rows: int
-) -> dict[str, Any]:
+def _document(request: Request, summary: dict[str, Any], tails: dict[str, list[float]], common: int) -> dict[str, Any]:
+    rows = summary["rows"]["scored"]
+
     def mean(total: float) -> float:
         return total / rows if rows else math.nan
 
@@ -112,7 +114,7 @@ def _document(
         "version": kullback.__version__,
         "units": "nats",
         "inputs": {name: {"path": getattr(request, name)} for name in ("base", "other")},
-        "rows": {name: summary["rows"][name] for name in ("total", "scored", "invalid")},
+        "rows": {name: summary["rows"][name] for name in ("total", "scored", "ignored", "invalid")},
         "kl_topk": summary["kl"],
         "tail": {name: {"mean": mean(total), "max": most} for name, (total, most) in tails.items()},
         "tokens_in_both": mean(common),
