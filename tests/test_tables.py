@@ -333,7 +333,10 @@ def test_what_llama_clamps_is_one_class(tmp_path: Path, spread: float) -> None:
     rows = np.load(out)
     left = 1 - np.where(unknown, 0, np.exp(log_base)).sum(axis=1)
     tail = np.clip(left, 0, np.where(unknown, np.exp(log_base), 0).sum(axis=1))
-    expected = coarse_kl(log_base, log_other, unknown, tail)
+    # Where rounding leaves nothing, the tail is the other's, as far as the bound and the rounding allow.
+    theirs, most = (np.where(unknown, np.exp(x), 0).sum(axis=1) for x in (log_other, log_base))
+    least = np.where(tail > 0, tail, np.minimum(np.minimum(theirs, most), 1e-4))
+    expected = coarse_kl(log_base, log_other, unknown, least)
     assert np.allclose(rows["kl"], expected, rtol=2e-4, atol=0)
     labels = tokens[:, 9:].reshape(-1)
     assert np.allclose(rows["nll_base"], -log_base[np.arange(21), labels], rtol=1e-6)
@@ -350,6 +353,24 @@ def test_what_llama_clamps_is_one_class(tmp_path: Path, spread: float) -> None:
     assert alone["nll"]["mean"] == pytest.approx(rows["nll_base"].mean(), rel=1e-6)
     entropy = alone["entropy"]
     assert entropy["mean"] == pytest.approx(-np.sum(np.exp(full) * full, axis=1).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("spread", [4.0, 5.0, 6.0])
+def test_two_llama_files_are_at_most_as_far_apart_as_their_models(tmp_path: Path, spread: float) -> None:
+    """Also where the rounding of the others leaves nothing for a tail, whose divergence must not be infinite."""
+    base, other, tokens = llama_pair(spread)
+    a, b = llama_file(tmp_path / "a.kld", base, tokens), llama_file(tmp_path / "b.kld", other, tokens)
+    log_p, log_q = log_softmax(scored(base)).reshape(21, -1), log_softmax(scored(other)).reshape(21, -1)
+    found = {}
+    for files in ((a, b), (b, a)):
+        assert run("compare", *files, "--out", tmp_path / "rows.npy").exit_code == 0
+        found[files] = np.load(tmp_path / "rows.npy")
+    assert any(np.any(rows["tail"] == 0) for rows in found.values())
+    for (p, q), rows in (((log_p, log_q), found[a, b]), ((log_q, log_p), found[b, a])):
+        for (x, y), name in (((p, q), "kl"), ((q, p), "kl_reverse")):
+            whole = np.sum(np.exp(x) * (x - y), axis=1)
+            # The file's steps of 2.4e-4 nats move a divergence of 0.01 by less than this.
+            assert np.all(rows[name] <= whole * (1 + 2e-2)), (rows[name] / whole).max()
 
 
 def test_llama_files_say_what_is_wrong(tmp_path: Path) -> None:

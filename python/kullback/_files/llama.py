@@ -145,10 +145,19 @@ class Codes:
 
     def clamped_at(self, rows: NDArray[np.intp], classes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which of these entries stand for "at most this" instead of for a number."""
-        # A row that reaches 16 below its largest has the step 16 / 65 535, up to rounding.
-        reaching = self._step[rows].astype(np.float64) * _CODES >= _CLAMP * (1 - 1e-4)
-        clamped: NDArray[np.bool_] = reaching & (self.packed[rows, _HEAD + classes] == 0)
+        clamped: NDArray[np.bool_] = self._reaching(rows) & (self.packed[rows, _HEAD + classes] == 0)
         return clamped
+
+    def clamped_mass(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Give the most that the clamped entries of some rows can have together."""
+        counts = np.count_nonzero(self.packed[rows, _HEAD : _HEAD + self.classes] == 0, axis=1)
+        mass: NDArray[np.float64] = self._reaching(rows) * counts * np.exp(self._minimum[rows].astype(np.float64))
+        return mass
+
+    def _reaching(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        # A row that reaches 16 below its largest has the step 16 / 65 535, up to rounding.
+        reaching: NDArray[np.bool_] = self._step[rows].astype(np.float64) * _CODES >= _CLAMP * (1 - 1e-4)
+        return reaching
 
     def damaged(self) -> int | None:
         """Give the first row whose step or minimum makes no sense; None if there is none."""

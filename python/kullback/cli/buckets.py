@@ -31,6 +31,10 @@ TAIL_COLUMNS = {"tail": np.dtype(np.float64), "label_in_tail": np.dtype(bool)}
 """What a row says of the tail: its mass in the base, and whether the label is in it."""
 
 
+_UNCERTAIN = 1e-4
+"""What the 16-bit steps leave unknown of the mass of all that is not clamped."""
+
+
 def has_tail(every: Sequence[Part]) -> bool:
     """Whether a matrix has entries that stand for "at most this"."""
     return any(isinstance(tensor.place, Packed) for part in every for tensor in part.tensors)
@@ -122,7 +126,19 @@ def bucketed(block: Block, spaces: Sequence[Space], threads: int | None) -> Merg
         for held, space in zip(block.held, spaces, strict=True)
     ]
     merged = _core.merge_clamped(given, classes, threads)
+    for k, held in enumerate(block.held):
+        if isinstance(held, Codes) and len(merged) > 1:
+            _leave_something(held, merged[k][0], merged[k][1], merged[1 - k][1])
     return Merged([rows for rows, _, _ in merged], merged[0][1], [top for _, _, top in merged])
+
+
+def _leave_something(held: Codes, matrix: NDArray[Any], mass: NDArray[np.float64], others: NDArray[np.float64]) -> None:
+    """Give a tail of which rounding left nothing what makes divergences smallest, so that they stay bounds."""
+    rows = np.flatnonzero((mass == 0) & (others > 0))
+    if rows.size:
+        most = np.minimum(held.clamped_mass(rows), _UNCERTAIN)
+        with np.errstate(divide="ignore"):
+            matrix[rows, -1] = np.log(np.minimum(others[rows], most))
 
 
 def _plain(rows: NDArray[Any]) -> NDArray[Any]:
