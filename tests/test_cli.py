@@ -613,9 +613,10 @@ class TestProgram:
         os.close(write)
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-    def test_full_standard_output(self) -> None:
+    @pytest.mark.parametrize("arguments", [("compare", DIGITS, DIGITS4), ("--help",), ("--version",)], ids=" ".join)
+    def test_full_standard_output(self, arguments: tuple[str, ...]) -> None:
         with open("/dev/full", "w") as full:
-            done = run_alone("compare", DIGITS, DIGITS4, stdout=full)
+            done = run_alone(*arguments, stdout=full)
         assert (done.returncode, done.stderr) == (1, "kullback: No space left on device\n")
 
     @posix

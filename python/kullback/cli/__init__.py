@@ -23,12 +23,19 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         try:
+            from typer import Exit
+
             from kullback.cli.app import app
+            from kullback.cli.outcome import reporting
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] not in _NEEDED:
                 raise
             sys.exit(f"kullback: the command line needs {error.name}: pip install 'kullback[cli]'")
-        app(prog_name="kullback")
+        try:
+            with reporting():  # of --help and --version, which no command reports
+                app(prog_name="kullback")
+        except Exit as end:
+            sys.exit(end.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 
