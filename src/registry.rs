@@ -8,7 +8,7 @@ use crate::measure::{
 };
 use crate::reduce::Total;
 use crate::rows::{Dtype, Map};
-use crate::score::{Invalid, Job, Operand, scale, score};
+use crate::score::{Invalid, Job, Operand, Reach, Rescue, scale, score};
 
 /// What is asked of each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +45,16 @@ pub fn run(quantity: Quantity, job: &Job) -> Result<(Total, Invalid)> {
         return double(quantity, &job);
     }
     // What leaves the range of single precision is passed once more in double.
-    let rescue = |row: usize| one(quantity, &job, row);
-    evaluate::<f32>(quantity, &job, [Map::Keep; 2], &rescue)
+    evaluate::<f32>(quantity, &job, [Map::Keep; 2], true)
 }
 
 /// A quantity in double precision.
 fn double(quantity: Quantity, job: &Job) -> Result<(Total, Invalid)> {
-    let rescue = |row: usize| one(quantity, job, row);
-    evaluate::<f64>(quantity, job, maps(quantity, job), &rescue)
+    evaluate::<f64>(quantity, job, maps(quantity, job), true)
 }
 
-/// The result of one row in double precision, in nats, masses scaled by a power of two that brings each row's largest
-/// near 1, logits less the row's first; NaN if it has none. For rows at the ends of their element's range.
+/// The result of one row in double precision, in nats, each row's largest brought near 1, or to 0 if it is a logarithm;
+/// NaN if it has none. For rows at the ends of their element's range, and for logarithms far from one another.
 fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
     let lead = crate::rows::Lead { shape: &job.lead };
     let mut single = job.clone();
@@ -76,22 +74,35 @@ fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
     (single.unit, single.threads, single.check_sums, single.invalid_is_nan) = (1.0, 1, false, true);
     single.lead.clear();
     let mut maps = maps(quantity, &single);
-    for (k, map) in maps.iter_mut().enumerate().take(single.operands.len()) {
-        if *map != Map::Keep || quantity == Quantity::Nll {
-            continue;
+    if quantity != Quantity::Nll {
+        let mut wide = false;
+        for (k, map) in maps.iter_mut().enumerate().take(single.operands.len()) {
+            let x = &single.operands[k];
+            let (mut least, mut largest) = (f64::INFINITY, if x.given.is_log() { f64::MIN } else { 0.0 });
+            single.elements(k, 0, |_, value| {
+                largest = largest.max(value);
+                least = if value > 0.0 { least.min(value) } else { least };
+            });
+            if x.given.is_log() {
+                *map = Map::Centre(largest, x.temperature);
+            } else if *map == Map::Keep {
+                let by = power_of_two(largest.max(f64::from_bits(1)));
+                wide |= least / by < f64::MIN_POSITIVE;
+                *map = Map::Shrink(by);
+            }
         }
-        if single.operands[k].given.is_log() {
-            *map = Map::Divide(single.operands[k].temperature);
-            single.operands[k].temperature = 1.0;
-        } else {
-            let mut largest: f64 = 0.0;
-            single.elements(k, 0, |_, value| largest = largest.max(value));
-            // 2^1074 overflows: a subnormal maximum stays below 1, which is near enough.
-            *map = Map::Shrink(f64::from_bits(largest.to_bits() >> 52 << 52).max(f64::MIN_POSITIVE));
+        // Masses that one scale cannot hold meet as logarithms.
+        if wide && single.operands.len() == 2 {
+            maps.iter_mut().filter(|map| matches!(map, Map::Shrink(_))).for_each(|map| *map = Map::Ln);
         }
     }
-    let total = evaluate::<f64>(quantity, &single, maps, &|_| f64::NAN);
-    total.map_or(f64::NAN, |(t, _)| t.sum())
+    evaluate::<f64>(quantity, &single, maps, false).map_or(f64::NAN, |(t, _)| t.sum())
+}
+
+/// The power of two at or below a positive number, subnormal ones included.
+fn power_of_two(x: f64) -> f64 {
+    let bits = x.to_bits();
+    f64::from_bits(if x < f64::MIN_POSITIVE { 1 << bits.ilog2() } else { bits >> 52 << 52 })
 }
 
 /// Whether the rows of a pair are in spaces that only meet as logarithms in double precision.
@@ -107,23 +118,36 @@ fn staged(quantity: Quantity, job: &Job) -> bool {
 
 fn maps(quantity: Quantity, job: &Job) -> [Map; 2] {
     let mut maps = [Map::Keep; 2];
-    if staged(quantity, job) {
-        for (map, x) in maps.iter_mut().zip(&job.operands) {
+    for (map, x) in maps.iter_mut().zip(&job.operands) {
+        if staged(quantity, job) {
             *map = x.as_logs();
+        } else if x.given.is_log() && x.is_far() && quantity != Quantity::Nll {
+            // Logits and temperature alike, so that masses times logits stay in range.
+            *map = Map::Shrink(power_of_two(x.temperature));
         }
     }
     maps
 }
 
-type Rescue<'a> = &'a (dyn Fn(usize) -> f64 + Sync);
-
-/// The registry.
-fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], rescue: Rescue<'_>) -> Result<(Total, Invalid)> {
-    let staged = staged(quantity, job);
-    let log = |k: usize| staged || job.operands[k].given.is_log();
-    let t = |k: usize| scale::<E>(if staged { 1.0 } else { job.operands[k].temperature });
-    let single = [map[0]];
-    match (quantity, log(0), log(job.operands.len() - 1)) {
+/// The registry; `again` if rows that leave what the elements hold are passed [once more](one).
+fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], again: bool) -> Result<(Total, Invalid)> {
+    let log = |k: usize| map[k] == Map::Ln || job.operands[k].given.is_log();
+    let last = job.operands.len() - 1;
+    let t = |k: usize| {
+        let t = job.operands[k].temperature;
+        match map[k] {
+            Map::Keep => scale::<E>(t),
+            Map::Shrink(by) => scale::<E>(t).and_then(|_| scale(t / by)),
+            _ => scale(1.0),
+        }
+    };
+    let difference = matches!(quantity, Quantity::Kl | Quantity::Js) && log(0) && log(1);
+    let rescue = Rescue {
+        one: &|row| if again { one(quantity, job, row) } else { f64::NAN },
+        reach: (again && difference).then(|| Reach::new::<E>(map)),
+    };
+    let (single, rescue) = ([map[0]], &rescue);
+    match (quantity, log(0), log(last)) {
         (Quantity::Entropy, false, _) => score::<E, _, _, _, _, _>(job, EntropyLin, single, rescue),
         (Quantity::Entropy, true, _) => score::<E, _, _, _, _, _>(job, EntropyLog::<E>(t(0)?), single, rescue),
         (Quantity::Nll, false, _) => score::<E, _, _, _, _, _>(job, TotalMass, single, rescue),
@@ -147,7 +171,7 @@ fn pair<E: Math, G: Generator>(
     g: G,
     scale: Option<Scale<E>>,
     map: [Map; 2],
-    rescue: Rescue<'_>,
+    rescue: &Rescue<'_>,
 ) -> Result<(Total, Invalid)> {
     match scale {
         None => score::<E, _, _, _, _, _>(job, PairLin(g), map, rescue),

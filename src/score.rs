@@ -511,12 +511,44 @@ impl Invalid {
     }
 }
 
+/// How rows are passed once more.
+pub struct Rescue<'a> {
+    /// The result of a row, in nats.
+    pub one: &'a (dyn Fn(usize) -> f64 + Sync),
+    /// Beyond which rows need it although they have a result.
+    pub reach: Option<Reach>,
+}
+
+/// The log-sum-exps up to which a difference of two rows of logarithms is exact enough.
+#[derive(Clone, Copy)]
+pub struct Reach {
+    /// From each other, in units of the temperature.
+    apart: f64,
+    /// Of each row, from its origin.
+    from: [f64; 2],
+}
+
+impl Reach {
+    /// That of elements `E`. Head and tail of the gap between two rows, `f32` each, hold 2^24 to 2^−24, `f64` more. A class
+    /// less a far origin is rounded: to 2^−33 at 2^20.
+    pub fn new<E: Math>(map: [Map; 2]) -> Self {
+        let from = map.map(|map| if matches!(map, Map::Divide(_)) { 2f64.powi(20) } else { f64::INFINITY });
+        Reach { apart: 2f64.powi(if E::LANES == 16 { 24 } else { 52 }), from }
+    }
+
+    /// Whether rows with these log-sum-exps are beyond it.
+    fn exceeded(&self, [p, q]: [f64; 2]) -> bool {
+        let inside = (p - q).abs() <= self.apart && p.abs() <= self.from[0] && q.abs() <= self.from[1];
+        !inside
+    }
+}
+
 /// Evaluates a measure on the rows of a job: their total, if one is wanted, and what is wrong with them.
 pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
     job: &Job,
     m: M,
     map: [Map; I],
-    rescue: &(dyn Fn(usize) -> f64 + Sync),
+    rescue: &Rescue<'_>,
 ) -> Result<(Total, Invalid)> {
     let mut rows = job.inputs::<E, I>(map);
     let level = level();
@@ -575,10 +607,12 @@ fn settle<const I: usize, const O: usize>(
     job: &Job,
     level: Level,
     batch: &mut Batch<'_, I, O>,
-    rescue: &dyn Fn(usize) -> f64,
+    rescue: &Rescue<'_>,
     invalid: &Mutex<Invalid>,
 ) {
-    let mut suspect = batch.value[0].iter().any(|v| v.is_nan());
+    let mass = batch.mass;
+    let beyond = |k: usize| rescue.reach.is_some_and(|reach| reach.exceeded([mass[0][k], mass[I - 1][k]]));
+    let mut suspect = batch.value[0].iter().any(|v| v.is_nan()) || (0..batch.rows.len()).any(beyond);
     for (k, x) in job.operands.iter().enumerate() {
         if job.check_sums && x.given.is_normalised() {
             let (expected, tolerance) = (if x.given.is_log() { 0.0 } else { 1.0 }, Job::tolerance(x.dtype));
@@ -592,8 +626,8 @@ fn settle<const I: usize, const O: usize>(
     if suspect {
         for (k, (row, value)) in batch.rows.iter().zip(&mut *batch.value[0]).enumerate() {
             match job.inspect(*row) {
-                Verdict::Right if value.is_nan() => {
-                    *value = rescue(*row);
+                Verdict::Right if value.is_nan() || beyond(k) => {
+                    *value = (rescue.one)(*row);
                     rescued |= 1 << k;
                 }
                 Verdict::Right => {}

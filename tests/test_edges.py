@@ -624,3 +624,92 @@ def test_divergences_of_a_row_against_itself_are_zero_in_every_case() -> None:
             p = matrix(3, 7, space)
             assert np.array_equal(case(p, p, given=space), np.zeros(3)), (case, space)
     assert JS_DISTANCE([0.5, 0.5], [0.5, 0.5]) == 0
+
+
+# ---------------------------------------------------------------------------------- logarithms far from each other
+
+FAR = (1e5, 1e9, 3e20, 1e30)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("offset", FAR)
+def test_rows_at_offsets_far_from_each_other(offset: float, dtype: Any) -> None:
+    """The gap of the log-sum-exps keeps the digits of the nearer row, however large it is."""
+    rng = generator("offsets", offset)
+    p = rng.normal(0, [[0.001], [1], [30]], (3, 40)).astype(dtype)
+    q = np.zeros_like(p) + dtype(offset)
+    for rows in ((p, q), (q, p), (p, -q)):
+        for case in PAIRED:
+            for temperature in (0.7, 1000.0):
+                got = case(*rows, given="logits", temperature=temperature)
+                exact = case.exact(*rows, given="logits", temperature=temperature)
+                check(case, got, exact, "logits", rows)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("first", [-1e9, -3e38, 3e38])
+def test_a_first_class_far_away_costs_no_digits_at_two_temperatures(first: float, dtype: Any) -> None:
+    """Logits at two temperatures meet less an origin, and a masked class (which may hold anything) is a bad one."""
+    rng = generator("origin", first)
+    p, q = rng.normal(0, 3, (2, 3, 20)).astype(dtype)
+    where = np.ones(20, bool)
+    where[0] = first < 0
+    p[:, 0] = q[:, 0] = first
+    for case in PAIRED:
+        keywords: Any = {"given": "logits", "temperature": (1.0, 2.0), "where": where}
+        check(case, case(p, q, **keywords), case.exact(p, q, **keywords), "logits", (p, q))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("temperature", [1e-30, 1e-200, (1e-30, 1.0), (1e-200, 1e-30), 1e30])
+def test_temperatures_at_the_ends_of_what_is_accepted(temperature: Any, dtype: Any) -> None:
+    # Of no more than 5 classes the largest is certain, or (at 1e30) all are alike.
+    p = np.array([[1, 1e38, 0, 3, 2], [0.9999979734420776, 1, 1, 1, 0.5], [-3.4e19, -2e-14, 0, 7, 7]], dtype)
+    q = np.array([[1, 1e38, 0, 2, 3], [1, 0.5, 1, 0.25, 1], [-3.41e19, -2e-14, 1, 7, 7]], dtype)
+    for case in PAIRED:
+        check(
+            case,
+            case(p, q, given="logits", temperature=temperature),
+            case.exact(p, q, given="logits", temperature=temperature),
+            "logits",
+            (p, q),
+        )
+
+
+def test_a_tiny_entropy_at_a_tiny_temperature() -> None:
+    """Neither a mass of e⁻⁶⁶⁰ nor a distance of 660 temperatures of 1e-200 is small; their product is subnormal."""
+    x = np.array([[0, -660e-200], [-600e-200, 0]])
+    for case in (ENTROPY, CROSS_ENTROPY):
+        exact = case.exact(x, x, given="logits", temperature=1e-200)
+        check(case, case(x, x, given="logits", temperature=1e-200), exact, "logits", (x, x))
+
+
+def test_a_block_of_classes_far_below_adds_nothing_to_an_entropy() -> None:
+    """A row is summed in blocks of 2048 classes: the mass of one times its distance overflows before it vanishes."""
+    x = np.full((2, 4100), -1e305)
+    x[0, 0] = x[1, 4000] = 1000
+    for case in (ENTROPY, CROSS_ENTROPY):
+        assert np.array_equal(case(x, x, given="logits"), np.zeros(2))
+
+
+# ----------------------------------------------------------------------------------- counts at the ends of a dtype
+
+
+@pytest.mark.parametrize("total", [1e-18, 1e-24, 1e-30, 1e-36])
+def test_close_counts_of_tiny_totals(total: float) -> None:
+    """What a class adds to a divergence of close rows is 1e-15 of its mass: subnormal where the mass is 1e-30."""
+    rng = generator("tiny totals", total)
+    p = (rng.dirichlet(np.ones(17), 8) * total).astype(np.float32)
+    for q in (np.nextafter(p, np.float32(1)), (p * (1 + 1e-4 * rng.standard_normal(p.shape))).astype(np.float32)):
+        for case in DIVERGENCES:
+            exact = case.exact(p, q, given="counts")
+            check(case, case(p, q, given="counts"), exact, "counts", (p, q))
+
+
+def test_counts_whose_range_one_scale_cannot_hold() -> None:
+    """Support is read off the counts, even of a share of 1e-610."""
+    p = np.array([[1, 1e300], [1, 1], [3, 1000], [5e-324, 1e300], [5e-324, 1e300], [2.0, 0.0]])
+    q = np.array([[1, 1e300], [5e-324, 1e300], [5e-324, 5e-324], [1, 1e-300], [0, 1], [5e-324, 0.0]])
+    for case in PAIRED:
+        for rows in ((p, q), (q, p)):
+            check(case, case(*rows, given="counts"), case.exact(*rows, given="counts"), "counts", rows)

@@ -225,7 +225,12 @@ impl<S: Simd, const N: usize> Join<S, N> {
         let [a, b]: [Sum<S>; 2] = array(|i| {
             // A part without mass has nothing to shift, and its `apart` is infinite.
             let shift = apart[i].abs().simd_lt(f64::INFINITY).select(apart[i], zero);
-            moment[i].plus(Sum::new(s, mass[i]).times(shift)).times(self.factor[i])
+            let sum = moment[i].plus(Sum::new(s, mass[i]).times(shift)).times(self.factor[i]);
+            // Nor has one whose masses vanish beside the other's, though its shift may overflow; what is out of support is.
+            let none = self.factor[i].simd_eq(zero);
+            let least = W::splat(s, f64::NEG_INFINITY);
+            let outside = moment[i].hi.simd_eq(least).select(least, zero);
+            Sum { hi: none.select(outside, sum.hi), lo: none.select(zero, sum.lo) }
         });
         a.plus(b)
     }

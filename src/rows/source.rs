@@ -164,6 +164,8 @@ pub enum Map {
     Negate,
     /// A logit less the row's first is divided by a temperature: near a common offset, the difference is exact.
     Divide(f64),
+    /// A logit less this origin is divided by a temperature; a finite one stays finite.
+    Centre(f64, f64),
 }
 
 /// One input of a measure.
@@ -556,6 +558,11 @@ unsafe fn stage_at<S: Simd, E: Math>(
             // SAFETY: the row has a first class, as n > 0 classes are read of it.
             let origin = if n > 0 { unsafe { input.origin(offset.0) } } else { 0.0 };
             out.iter_mut().for_each(|x| *x = E::from_f64((x.to_f64() - origin) / t));
+        }
+        Map::Centre(origin, t) => {
+            for x in out.iter_mut().filter(|x| x.to_f64() != f64::NEG_INFINITY) {
+                *x = E::from_f64(((x.to_f64() - origin) / t).clamp(f64::MIN, f64::MAX));
+            }
         }
         Map::Ln => {
             for chunk in out.chunks_mut(E::LANES) {
