@@ -56,7 +56,12 @@ fn kind(job: &Job, x: &Operand, row: usize) -> Kind {
         return Kind::Empty;
     }
     // Relative to the largest, which stays out of the sum: the logarithm of that keeps its digits.
-    let ln = |v: f64| if log { (v - most) / x.temperature } else { v.ln() - most.ln() };
+    let ln = |v: f64| match (log, v / most) {
+        (true, _) => (v - most) / x.temperature,
+        // Two logarithms cancel; a ratio is exact, unless it underflows.
+        (false, ratio) if ratio >= f64::MIN_POSITIVE => ratio.ln(),
+        _ => v.ln() - most.ln(),
+    };
     let mut classes: Vec<Class> = elements
         .iter()
         .map(|v| v.unwrap_or(none))
@@ -123,10 +128,15 @@ fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, 
                 2e-6
             };
             let (mut sum, mut scale) = (0.0, 0.0f64);
+            let [a, b] = [0, 1].map(|k| &job.operands[k]);
+            let staged = a.given.is_log() != b.given.is_log() || a.temperature != b.temperature;
             for (p, q) in p.iter().zip(q) {
-                for c in [p, q] {
-                    if c.present && c.mass > 1e-300 {
+                for c in [p, q].into_iter().filter(|c| c.present) {
+                    if c.mass > 1e-300 || (staged && p.mass.max(q.mass) > 1e-300) {
                         scale = scale.max(c.ln.abs());
+                    } else if staged {
+                        // The first class of a row is what others are less, up to 2^20 from them.
+                        scale = scale.max(c.ln.abs().min(2f64.powi(21)));
                     }
                 }
                 let term = if quantity == Quantity::Kl { kl(*p, *q) } else { js(*p, *q) };
@@ -177,8 +187,24 @@ fn js(p: Class, q: Class) -> f64 {
     // The same as ½(1 + t)(y tanh y − ln cosh y) with y = a/2: nothing cancels for close masses.
     let y = a / 2.0;
     let ln_cosh = (2.0 * (y / 2.0).sinh().powi(2)).ln_1p();
-    let inner = if y < 0.01 { y * y / 2.0 * (1.0 - y * y / 2.0) } else { y * y.tanh() - ln_cosh };
+    let w = y * y;
+    let series = w / 2.0 * (1.0 - w * (1.0 / 2.0 - w * (2.0 / 9.0 - w * 17.0 / 180.0)));
+    let inner = if y < 0.01 { series } else { y * y.tanh() - ln_cosh };
     larger * (1.0 + t) / 2.0 * inner
+}
+
+/// Whether the mean of a row's logarithms may overflow, to +∞, and whether one in units of its temperature does, to
+/// anything.
+fn overflow(quantity: Quantity, job: &Job, row: usize, single: bool) -> (bool, bool) {
+    let means = matches!(quantity, Quantity::CrossEntropy | Quantity::Kl);
+    let (mut over, mut beyond) = (false, false);
+    for x in job.operands.iter().filter(|x| x.given.is_log()) {
+        let most =
+            elements(job, x, row).into_iter().flatten().map(f64::abs).filter(|v| v.is_finite()).fold(0.0, f64::max);
+        over |= means && (most > if single { 5e37 } else { 1e304 } || most / x.temperature > 1e304);
+        beyond |= quantity == Quantity::Nll && most / x.temperature > 1e304;
+    }
+    (over, beyond)
 }
 
 /// Holds what a call gave (`None`: an error) against what it must give.
@@ -226,7 +252,15 @@ pub fn check(quantity: Quantity, job: &Job, got: Option<&[f64]>) {
                 continue;
             }
             let allowed = if v.value.is_finite() { v.allowed } else { 0.0 };
-            let (low, high) = (v.value - allowed, v.value + allowed);
+            let (low, mut high) = (v.value - allowed, v.value + allowed);
+            let (over, overflowing) = overflow(quantity, job, row, single);
+            if over {
+                high = f64::INFINITY;
+            }
+            if overflowing {
+                wanted.push((0.0, f64::INFINITY));
+                continue;
+            }
             let (low, high) = if job.root { (low.max(0.0).sqrt(), high.sqrt()) } else { (low, high) };
             let unit = if job.root { job.unit.sqrt() } else { job.unit };
             let ends = (low / unit, high / unit);
