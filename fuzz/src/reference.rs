@@ -2,7 +2,7 @@
 
 use kullback::registry::Quantity;
 use kullback::rows::{Dtype, Lead};
-use kullback::score::{Job, Operand};
+use kullback::score::{Given, Job, Operand};
 
 /// What a row of one operand is.
 enum Kind {
@@ -127,9 +127,11 @@ fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, 
             } else {
                 2e-6
             };
-            let (mut sum, mut scale) = (0.0, 0.0f64);
             let [a, b] = [0, 1].map(|k| &job.operands[k]);
             let staged = a.given.is_log() != b.given.is_log() || a.temperature != b.temperature;
+            // Counts meet logarithms as their own, before they are normalised: up to ln 1e308.
+            let counts = staged && job.operands.iter().any(|x| x.given == Given::Counts);
+            let (mut sum, mut scale) = (0.0, if counts { 710.0 } else { 0.0f64 });
             for (p, q) in p.iter().zip(q) {
                 for c in [p, q].into_iter().filter(|c| c.present) {
                     if c.mass > 1e-300 || (staged && p.mass.max(q.mass) > 1e-300) {
