@@ -708,8 +708,33 @@ def test_close_counts_of_tiny_totals(total: float) -> None:
 
 def test_counts_whose_range_one_scale_cannot_hold() -> None:
     """Support is read off the counts, even of a share of 1e-610."""
-    p = np.array([[1, 1e300], [1, 1], [3, 1000], [5e-324, 1e300], [5e-324, 1e300], [2.0, 0.0]])
-    q = np.array([[1, 1e300], [5e-324, 1e300], [5e-324, 5e-324], [1, 1e-300], [0, 1], [5e-324, 0.0]])
+    p = np.array([[1, 1e300], [1, 1], [3, 1000], [5e-324, 1e300], [1e308, 2e-4], [5e-324, 1e300], [2.0, 0.0]])
+    q = np.array([[1, 1e300], [5e-324, 1e300], [5e-324, 5e-324], [1, 1e-300], [1e300, 1e298], [0, 1], [5e-324, 0.0]])
     for case in PAIRED:
         for rows in ((p, q), (q, p)):
             check(case, case(*rows, given="counts"), case.exact(*rows, given="counts"), "counts", rows)
+
+
+def test_a_negative_count_next_to_nothing_is_refused_by_every_measure() -> None:
+    """Beside a count of 1e22 it vanishes, but it is no count."""
+    row = np.array([[1.0, -2.5e-26, 2e-22, 6e22]], np.float32)
+    for case in CASES:
+        with pytest.raises(ValueError, match="row 0 column 1 is -0.0000"):
+            case(row, row, labels=np.array([3]), given="counts")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("low", [-100, -800, -1e9, -3e38])
+def test_a_block_of_classes_that_only_one_row_has(low: float, dtype: Any) -> None:
+    """Rows are summed in blocks of 2048 classes, each about its own maxima: here as far apart as can be."""
+    rng = generator("blocks", low)
+    p = rng.normal(size=(6, 6144)).astype(dtype)
+    q = (p + 0.01 * rng.normal(size=p.shape)).astype(dtype)
+    p[0, 4096:] = p[1, :4096] = q[2, 4096:] = q[3, 2048:4096] = dtype(low)
+    p[4], q[4] = 0, 0
+    p[4, 0] = min(-low, 1e37)
+    q[5, :2048], p[5, 4096:] = low, -np.inf
+    for rows in ((p, q), (q, p)):
+        for case in PAIRED:
+            check(case, case(*rows, given="logits"), case.exact(*rows, given="logits"), "logits", rows)
+        assert np.array_equal(kb.kl_divergence(rows[0], rows[0], given="logits"), np.zeros(6))

@@ -163,6 +163,17 @@ impl<E: Math> Scale<E> {
         self.exp_wide(s, from[0] - to[0], self.n(s, from) - self.n(s, to))
     }
 
+    /// How far the largest b of one part is above that of another, in units of T, as head and tail; their frames end in
+    /// c = max b − max a, head and tail.
+    #[inline(always)]
+    pub fn rise<S: Simd>(self, s: S, from: &[W<S>], to: &[W<S>]) -> (W<S>, W<S>) {
+        let n = self.n(s, from) - self.n(s, to);
+        let ((base, x), (c, y)) = (two_diff(from[0], to[0]), two_diff(from[3], to[3]));
+        let (sum, error) = two_sum(base, c);
+        let (rise, more) = two_sum(sum, n * self.ln2.0);
+        two_sum(rise, fma(n, W::splat(s, self.ln2.1), (from[4] - to[4]) + ((x + y) + (error + more))))
+    }
+
     /// The frame that two parts of the same rows are referred to, and how each is; `count` of each part's maxima.
     #[inline(always)]
     pub fn join<S: Simd>(self, s: S, [a, b]: [&[W<S>]; 2], count: [Sum<S>; 2]) -> Join<S, LOG> {

@@ -76,7 +76,8 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
         let kl = kl.simd_lt(zero).select(zero, kl);
         let ratio = off + one;
         // Rows whose sums leave this range, or whose totals are too far apart, are scaled and passed once more.
-        let usual = total.simd_gt(E::LEAST) & total.simd_lt(f64::INFINITY) & ratio.simd_gt(1e-12) & ratio.simd_lt(1e30);
+        let usual =
+            total.simd_gt(E::LEAST) & total.simd_lt(E::MOST / 4096.0) & ratio.simd_gt(1e-12) & ratio.simd_lt(1e30);
         let kl = g.simd_eq(infinity).select(infinity, kl);
         let sigma = (part.at[0] + part.at[1]) / ratio;
         let head = E::head(sigma);
@@ -128,6 +129,15 @@ fn unusual_wide<S: Simd>(s: S, p: W<S>, q: W<S>, [head, tail]: [W<S>; 2]) -> W<S
 #[derive(Clone, Copy)]
 pub struct KlLog<E>(pub Scale<E>);
 
+/// Logarithms of factors up to which neither they nor their products with sums leave the range of an `f64`.
+const FAR: f64 = 300.0;
+
+/// The first sum in these lanes, the second in the others.
+#[inline(always)]
+fn pick<S: Simd>(lanes: <W<S> as SimdBase<S>>::Mask, a: Sum<S>, b: Sum<S>) -> Sum<S> {
+    Sum { hi: lanes.select(a.hi, b.hi), lo: lanes.select(a.lo, b.lo) }
+}
+
 impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
     const LOOKS: bool = true;
 
@@ -140,12 +150,16 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
     #[inline(always)]
     fn frame<S: Simd>(self, s: S, seen: [W<S>; 5], hint: [W<S>; 5]) -> [W<S>; 5] {
         let zero = W::splat(s, 0.0);
-        let [base, shift, floor, _] = self.0.frame(s, seen[0]);
         let finite = |m: W<S>| m.abs().simd_lt(f64::INFINITY).select(m, zero);
         // max b − max a: then no e^{b−c} can overflow.
         let (sum, error) = two_diff(finite(seen[1]), finite(seen[0]));
         let told = hint[3].simd_eq(hint[3]);
         let (sum, error) = (told.select(hint[3], sum), told.select(hint[4], error));
+        // About the mean of all blocks it could in one that has next to nothing of a: there b gives the frame.
+        let most = seen[1] - hint[3];
+        let far = most.abs().simd_lt(f64::INFINITY)
+            & (most - seen[0]).simd_gt(self.0.t() * if E::LANES == 16 { 64.0 } else { 512.0 });
+        let [base, shift, floor, _] = self.0.frame(s, (told & far).select(most, seen[0]));
         let head = E::head(sum);
         [base, shift, floor, head, (sum - head) + error]
     }
@@ -195,17 +209,40 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
         let heavier = self.0.factor(s, &b.at, &a.at).simd_gt(W::splat(s, 1.0));
         let (empty_a, empty_b) = (a.sum[0].hi.simd_eq(zero), b.sum[0].hi.simd_eq(zero));
         let swap = !empty_b & (empty_a | heavier);
-        let at: [W<S>; 5] = array(|i| swap.select(b.at[i], a.at[i]));
+        let mut at: [W<S>; 5] = array(|i| swap.select(b.at[i], a.at[i]));
+        // How far the largest b of the other part is above that of this one: where its e^{b−c} would leave the range, or this
+        // part has no b, the other's maximum decides c.
+        let other: [W<S>; 5] = array(|i| swap.select(a.at[i], b.at[i]));
+        let (rise, rest) = self.0.rise(s, &other, &at);
+        let (b_kept, b_other) = (swap.select(b.sum[3].hi, a.sum[3].hi), swap.select(a.sum[3].hi, b.sum[3].hi));
+        let (one, far) = (W::splat(s, 1.0), W::splat(s, FAR));
+        let over = rise * self.0.inv();
+        let beyond = b_other.simd_gt(zero) & (over.simd_gt(far) | b_kept.simd_eq(zero));
+        let (centre, error) = two_sum(at[3], rise);
+        at[3] = beyond.select(centre, at[3]);
+        at[4] = beyond.select(at[4] + (error + rest), at[4]);
+        let kept = beyond.select(wide::exp(s, -over.max(zero)), one);
+        let moved = beyond.select(one, wide::exp(s, over.min(far)));
         let mut sum = [Sum::new(s, zero); 4];
-        for part in [a, b] {
+        for (part, grown) in [(a, swap.select(moved, kept)), (b, swap.select(kept, moved))] {
             let factor = self.0.factor(s, &part.at, &at);
             let shift = ((part.at[3] - at[3]) + (part.at[4] - at[4])) * self.0.inv();
             let (grow, phi) = (wide::exp(s, shift), wide::exp_m1_minus(s, shift));
             let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.times(factor));
+            let mut apart = sum[2].plus(g.times(grow)).plus(mass_a.times(phi)).plus(mean.times(phi + shift));
+            let mut grown_b = mass_b.times(grow);
+            let far = shift.abs().simd_gt(far);
+            if far.any_true() {
+                // The factor and e^shift may leave the range where their product does not.
+                let [a, mean, g, b] = part.sum;
+                let rest = a.times(grown - factor * (shift + 1.0)).plus(mean.times(grown - factor));
+                apart = pick(far, sum[2].plus(g.times(grown)).plus(rest), apart);
+                grown_b = pick(far, b.times(grown), grown_b);
+            }
             sum[0] = sum[0].plus(mass_a);
             sum[1] = sum[1].plus(mean).plus(mass_a.times(shift));
-            sum[2] = sum[2].plus(g.times(grow)).plus(mass_a.times(phi)).plus(mean.times(phi + shift));
-            sum[3] = sum[3].plus(mass_b.times(grow));
+            sum[2] = apart;
+            sum[3] = sum[3].plus(grown_b);
         }
         Part { at, sum }
     }

@@ -143,7 +143,7 @@ impl<E: Math, G: Generator> Measure<E, 2, 5, 3, 1> for PairLin<G> {
             value: [W::splat(s, f64::NAN)],
             mass: [x, y],
             // Rows whose sums leave this range are scaled and passed once more.
-            again: x.simd_gt(E::LEAST) & y.simd_gt(E::LEAST) & x.simd_lt(f64::INFINITY) & y.simd_lt(f64::INFINITY),
+            again: x.min(y).simd_gt(E::LEAST) & x.max(y).simd_lt(E::MOST / 4096.0),
             hint: [
                 p_larger.select(one, down.0),
                 p_larger.select(zero, down.1),

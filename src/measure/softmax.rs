@@ -33,9 +33,10 @@ impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
         [others, count, negative]: [V<S, E>; 3],
     ) -> Terms<S, E, 3> {
         let (zero, one) = (V::<S, E>::splat(s, E::from_f64(0.0)), V::<S, E>::splat(s, E::from_f64(1.0)));
+        // Before the scale may flush it to zero.
+        let bad = p.simd_lt(zero);
         let p = p * at[0];
         let top = p.simd_eq(at[1]);
-        let bad = p.simd_lt(zero);
         let sums =
             [top.select(others, others + p), top.select(count + one, count), bad.select(negative + one, negative)];
         (sums, none::<S, E>(s))
