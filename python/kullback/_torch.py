@@ -125,6 +125,8 @@ def _refuse(operator: type[Operator], args: Sequence[Any]) -> None:
         return
     for at, name, function in operator.constant:
         if isinstance(args[at], Tensor) and args[at].requires_grad:
+            if args[0].ndim > 2:
+                function = function.replace("nll_loss_", "nll_loss2d_")
             raise RuntimeError(
                 f"The function '{function}' is not differentiable with respect to argument '{name}'. This input cannot "
                 "have requires_grad True."

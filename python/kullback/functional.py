@@ -9,6 +9,7 @@ every deliberate difference.
 from __future__ import annotations
 
 import operator
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -28,26 +29,30 @@ __all__ = [
 ]
 
 
+_Tensor: Any = ()
 _route: Any = None
-"""The module `kullback._torch`, once there was a tensor: an import statement would cost a small call a tenth."""
+"""torch's class and `kullback._torch`, once there was a tensor: an import would cost a small call a tenth."""
 
 
 def _of_tensors(a: Any, b: Any = None) -> Any:
     """Give the module for tensors, if an argument is one; None where all are arrays. Imports no torch."""
-    if hasattr(type(a), "__torch_function__") or hasattr(type(b), "__torch_function__"):
-        return _routed() if _route is None else _route
-    return None
+    if isinstance(a, _Tensor) or isinstance(b, _Tensor):
+        return _route
+    return None if _Tensor or "torch" not in sys.modules else _routed(a, b)
 
 
-def _routed() -> Any:
-    global _route
+def _routed(a: Any, b: Any) -> Any:
+    global _Tensor, _route
+    from torch import Tensor
     from torch.compiler import is_dynamo_compiling
 
+    if not (isinstance(a, Tensor) or isinstance(b, Tensor)):
+        return None
     from kullback import _torch
 
     if not is_dynamo_compiling():
-        # A graph holds for this value of a global: changed on the way, it would be compiled once more.
-        _route = _torch
+        # A graph holds for these values of globals: changed on the way, it would be compiled once more.
+        _Tensor, _route = Tensor, _torch
     return _torch
 
 
@@ -182,9 +187,14 @@ def _normalise(name: str, input: Any, dim: int | None, stacklevel: int, dtype: A
             stacklevel=stacklevel,
         )
         dim = 0 if input.ndim in (0, 1, 3) else 1
+    if dtype is not None:
+        if name == "softmin":
+            # Before the cast, as in torch: integers without a sign wrap around.
+            name, input = "softmax", -input
+        input = input.astype(dtype) if tensors is None else input.to(dtype)
     if tensors is not None:
-        return tensors.call(tensors.Softmax, input if dtype is None else input.to(dtype), name, dim)
-    return _core.softmax(name, input if dtype is None else input.astype(dtype), dim)
+        return tensors.call(tensors.Softmax, input, name, dim)
+    return _core.softmax(name, input, dim)
 
 
 def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False) -> Any:
@@ -195,7 +205,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False) -> An
     input : array_like or Tensor
         Real numbers. A row of ``-inf`` gives ``-inf``, a row with ``+inf`` gives ``+inf``, one with NaN gives NaN.
     dim : int or sequence of int
-        The axes that are summed over.
+        The axes that are summed over; with `keepdim` none stands for all.
     keepdim : bool, default False
         Whether they stay in the result with length 1.
 
@@ -209,7 +219,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False) -> An
     IndexError
         If an axis is out of range.
     RuntimeError
-        If an axis is named twice, or none is.
+        If an axis is named twice, or none is without `keepdim`.
 
     Examples
     --------
@@ -225,14 +235,14 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False) -> An
         if not -n <= d < n:
             raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {d})")
     dims = [d % n for d in dims]
-    for d in dims:
-        if dims.count(d) > 1:
+    for i, d in enumerate(dims):
+        if d in dims[:i]:
             raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
     if not dims:
-        if array.ndim:
-            raise RuntimeError("logsumexp needs at least one dim")
-        # A number is a row of one class, as in torch.
-        dims = [0]
+        if array.ndim and not keepdim and 0 not in array.shape:
+            raise RuntimeError(f"output with shape [] doesn't match the broadcast shape {[1] * array.ndim}")
+        # None are all, and a number is a row of one class, as in torch.
+        dims = list(range(n))
     if tensors is not None:
         return tensors.call(tensors.LogSumExp, input, dims, keepdim)
     return reduce_axes(array, dims, keepdim)
@@ -303,7 +313,9 @@ def kl_div(
     0.0853
     """
     if size_average is not None or reduce is not None:
-        reduction = _legacy(size_average, reduce)
+        by_batch, reduction = reduction == "batchmean", _legacy(size_average, reduce)
+        if by_batch:
+            return _kl_div_by_batch(input, target, reduction, log_target)
     elif reduction == "mean":
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
@@ -315,6 +327,16 @@ def kl_div(
     if (tensors := _of_tensors(input, target)) is not None:
         return tensors.call(tensors.KlDiv, input, target, reduction, log_target)
     return _core.kl_div(input, target, reduction, log_target)
+
+
+def _kl_div_by_batch(input: Any, target: Any, reduction: str, log_target: bool) -> Any:
+    """Divide what the deprecated flags make of "batchmean" by the batch once more, as torch does."""
+    if (tensors := _of_tensors(input, target)) is not None:
+        loss = tensors.call(tensors.KlDiv, input, target, reduction, log_target)
+    else:
+        input = _core.as_ndarray(input, "input")
+        loss = _core.kl_div(input, target, reduction, log_target)
+    return loss / input.shape[0] if input.ndim else loss
 
 
 def binary_cross_entropy(

@@ -143,12 +143,13 @@ value! {
     }
 }
 value! {
-    /// ∂/∂t of [`Logistic`] times g: (p − 1)·(ln(1 + e^−|x|) + max(−x, 0)) − x.
+    /// ∂/∂t of [`Logistic`] times g: (p − 1)·ln(1 + e^−|x|) + p·max(−x, 0) − max(x, 0), which is −x of p = 1.
     LogisticTarget, 5, |s, [x, _t, w, p, g]| {
-        let zero = number::<S, E>(s, 0.0);
-        let below = x.simd_lt(zero).select(x, zero);
-        let soft = ln_1p_exp_of_minus::<S, E>(s, x) - below;
-        ((p - number::<S, E>(s, 1.0)) * soft - x) * w * g
+        let (zero, one) = (number::<S, E>(s, 0.0), number::<S, E>(s, 1.0));
+        let negative = x.simd_lt(zero);
+        let (above, below) = (negative.select(zero, x), negative.select(x, zero));
+        let soft = ln_1p_exp_of_minus::<S, E>(s, x);
+        ((p - one) * soft - p * below - above) * w * g
     }
 }
 value! {

@@ -86,13 +86,18 @@ fn reduce(reduction: Obj<'_, '_>, batch: bool) -> PyResult<Reduce> {
     }
 }
 
-/// An argument in which torch wants floating numbers, in the words of the kernel that would not take others.
-fn floating<'py>(name: &str, obj: Obj<'_, 'py>, kernel: &str) -> PyResult<Array<'py>> {
-    let array = Array::new(name, obj)?;
-    if array.is_floating() {
-        return Ok(array);
+/// Refuses what is not floating, in the words of the kernel of torch that would not take it.
+fn is_implemented(x: &Array<'_>, kernel: impl FnOnce() -> String) -> PyResult<()> {
+    if x.is_floating() {
+        return Ok(());
     }
-    Err(PyNotImplementedError::new_err(format!("\"{kernel}\" not implemented for '{}'", torch_name(array.dtype))))
+    Err(PyNotImplementedError::new_err(format!("\"{}\" not implemented for '{}'", kernel(), torch_name(x.dtype))))
+}
+
+/// torch's name of the kernel of a softmax: the last axis has one of its own.
+fn softmax_kernel(log: bool, axis: usize, axes: usize) -> String {
+    let (log, last) = (if log { "log_" } else { "" }, if axis + 1 < axes { "" } else { "lastdim_" });
+    format!("{log}softmax_{last}kernel_impl")
 }
 
 /// torch's reading of `dim`.
@@ -167,10 +172,9 @@ fn normal(name: &str) -> PyResult<Normal> {
 #[pyo3(signature = (name, input, dim), text_signature = "(name, input, dim)")]
 pub fn softmax<'py>(py: Python<'py>, name: &str, input: Obj<'_, 'py>, dim: isize) -> PyResult<Bound<'py, PyAny>> {
     let normal = normal(name)?;
-    let kernel =
-        if normal == Normal::LogSoftmax { "log_softmax_lastdim_kernel_impl" } else { "softmax_lastdim_kernel_impl" };
-    let x = floating("input", input, kernel)?;
+    let x = Array::new("input", input)?;
     let axis = axis_of(dim, x.shape().len())?;
+    is_implemented(&x, || softmax_kernel(normal == Normal::LogSoftmax, axis, x.shape().len()))?;
     let (lead, classes) = split(x.shape(), axis);
     let (target, field) = whole(py, &x.kind, x.shape(), axis, x.dtype)?;
     let job = plain(vec![operand("input", &x, axis)], lead, classes, num_threads());
@@ -312,16 +316,37 @@ fn spread(x: &Array<'_>, shape: &[usize]) -> Element {
 fn broadcast(a: &[usize], b: &[usize]) -> PyResult<Vec<usize>> {
     let n = a.len().max(b.len());
     let at = |x: &[usize], i: usize| if i + x.len() >= n { x[i + x.len() - n] } else { 1 };
-    (0..n)
-        .map(|i| match (at(a, i), at(b, i)) {
-            (x, y) if x == y => Ok(x),
-            (1, y) => Ok(y),
-            (x, 1) => Ok(x),
-            (x, y) => Err(PyRuntimeError::new_err(format!(
-                "The size of tensor a ({x}) must match the size of tensor b ({y}) at non-singleton dimension {i}"
-            ))),
-        })
-        .collect()
+    let mut shape = vec![0; n];
+    // From the last axis on: of several that differ torch names that.
+    for i in (0..n).rev() {
+        shape[i] = match (at(a, i), at(b, i)) {
+            (x, y) if x == y => x,
+            (1, y) => y,
+            (x, 1) => x,
+            (x, y) => {
+                return Err(PyRuntimeError::new_err(format!(
+                    "The size of tensor a ({x}) must match the size of tensor b ({y}) at non-singleton dimension {i}"
+                )));
+            }
+        };
+    }
+    Ok(shape)
+}
+
+/// torch's words, in `binary_cross_entropy`, for a weight that does not broadcast with the target.
+fn expands(weight: &[usize], target: &[usize]) -> PyResult<()> {
+    let mut pairs = weight.iter().rev().zip(target.iter().rev());
+    let Some(i) = pairs.position(|(w, t)| w != t && *w != 1 && *t != 1) else { return Ok(()) };
+    let mut shape = vec![1; weight.len().saturating_sub(target.len())];
+    shape.extend(target);
+    Err(PyRuntimeError::new_err(format!(
+        "Attempting to broadcast a dimension of length {} at -{}! Mismatching argument at index 1 had torch.Size({}); but \
+         expected shape should be broadcastable to {}",
+        weight[weight.len() - 1 - i],
+        i + 1,
+        list(weight),
+        list(&shape)
+    )))
 }
 
 /// Pointers on their way through a detached call.
@@ -509,6 +534,9 @@ impl<'py> Pairs<'py> {
         }
         for (k, y) in [&weight, &positive].into_iter().enumerate() {
             let Some(y) = y else { continue };
+            if k == 0 && !logits {
+                expands(y.shape(), t.shape())?;
+            }
             let (a, b) = if k == 1 { (y.shape(), x.shape()) } else { (x.shape(), y.shape()) };
             let shape = broadcast(a, b)?;
             if shape != x.shape() {
@@ -681,33 +709,42 @@ impl<'py> Classes<'py> {
         if soft && ignore_index >= 0 {
             return runtime("ignore_index is not supported for floating point target".into());
         }
-        if axes == 0 {
-            return Err(if log_probs {
-                PyValueError::new_err("Expected 1 or more dimensions (got 0)")
-            } else {
-                PyIndexError::new_err("Dimension specified as 1 but tensor has no dimensions")
-            });
-        }
-        let axis = usize::from(axes > 1);
-        let (mut lead, classes) = split(x.shape(), axis);
         if label_smoothing > 1.0 {
             return runtime(format!("label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}"));
+        }
+        let axis = usize::from(axes != 1);
+        if axes == 0 {
+            return Err(match (log_probs, soft) {
+                (true, _) => PyValueError::new_err("Expected 1 or more dimensions (got 0)"),
+                (_, true) => PyIndexError::new_err("Dimension specified as 1 but tensor has no dimensions"),
+                _ => axis_of(1, 0).expect_err("no axes have no second"),
+            });
+        }
+        let (mut lead, classes) = split(x.shape(), axis);
+        if !log_probs {
+            is_implemented(&x, || softmax_kernel(true, axis, axes))?;
+        }
+        let tensors = !matches!(kind, Kind::Numpy);
+        let labels = !t.is_floating() && t.dtype != Dtype::Bool;
+        let no_labels = !soft && (!labels || (tensors && !matches!(t.dtype, Dtype::I64 | Dtype::U8)));
+        let refuse_labels =
+            || runtime(format!("expected target dtype to be Long or Byte, but got {}", torch_name(t.dtype)));
+        if no_labels && axes == 1 && t.shape().len() == 1 {
+            // Of one row torch looks at the kind of its label before it counts them.
+            return refuse_labels();
         }
         if !soft {
             check_shapes(x.shape(), t.shape(), &lead)?;
         }
-        if !x.is_floating() {
-            let kernel = if log_probs { "nll_loss_out_frame" } else { "log_softmax_lastdim_kernel_impl" };
-            let name = torch_name(x.dtype);
-            return Err(PyNotImplementedError::new_err(format!("\"{kernel}\" not implemented for '{name}'")));
-        }
-        let tensors = !matches!(kind, Kind::Numpy);
-        let labels = !t.is_floating() && t.dtype != Dtype::Bool;
-        if !soft && (!labels || (tensors && !matches!(t.dtype, Dtype::I64 | Dtype::U8))) {
-            return runtime(format!("expected target dtype to be Long or Byte, but got {}", torch_name(t.dtype)));
+        is_implemented(&x, || format!("nll_loss{}_out_frame", if axes > 2 { "2d_forward" } else { "" }))?;
+        if no_labels {
+            return refuse_labels();
         }
         if let Some(w) = &weight {
             if w.shape() != [classes] {
+                if !soft && axes > 2 {
+                    return runtime("weight tensor should be defined either for all or no classes".into());
+                }
                 return runtime(format!(
                     "{}weight tensor should be defined either for all {classes} classes or no classes but got weight \
                      tensor of shape: {}",
@@ -740,7 +777,8 @@ impl<'py> Classes<'py> {
             // SAFETY: the array has a number for every class.
             (0..classes).map(|i| unsafe { w.dtype.number(at(i), w.swapped) }).collect()
         });
-        let single = x.dtype != Dtype::F64 && !(soft && t.dtype == Dtype::F64);
+        let double = |y: &Array<'_>| y.dtype == Dtype::F64;
+        let single = !(double(&x) || (soft && (double(&t) || weight.as_ref().is_some_and(double))));
         let smoothing = if label_smoothing > 0.0 { label_smoothing } else { 0.0 };
         let which = match (log_probs, soft) {
             (true, _) => Which::LogProbs,
