@@ -2,13 +2,14 @@
 PYTHON ?= python
 export PYO3_PYTHON := $(shell command -v $(PYTHON))
 
-.PHONY: help build format lint test bench docs examples data ci clean
+.PHONY: help build format lint test oldest bench docs examples data ci clean
 
 help:
 	@echo "build     install the package, editable, with everything the other targets need"
 	@echo "format    rewrite Rust and Python in the house format"
 	@echo "lint      formats, clippy with and without the bindings, ruff, mypy, the stub against the native module"
 	@echo "test      Rust tests, then the Python tests and the examples of the documentation"
+	@echo "oldest    the tests with the oldest torch that is supported"
 	@echo "bench     criterion's kernels, the race against the peers, Gibbs' inequality, memory"
 	@echo "docs      the crate's documentation, and the examples of the README and docs/"
 	@echo "examples  compare the example files on the command line"
@@ -35,6 +36,9 @@ lint:
 test:
 	cargo test --locked --release
 	$(PYTHON) -m pytest
+
+oldest:
+	bash .ci/oldest
 
 bench:
 	cargo bench --locked

@@ -28,6 +28,9 @@ from kullback import _core, _torch
 
 __all__: list[str] = []
 
+if not hasattr(torch.compiler, "substitute_in_graph"):
+    raise ImportError(f"kullback.torch needs torch 2.6 or later, got {torch.__version__}")
+
 
 def _of_one(name: str) -> Any:
     def quantity(

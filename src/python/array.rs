@@ -18,7 +18,7 @@ use pyo3::sync::PyOnceLock;
 use smallvec::{SmallVec, smallvec};
 
 use super::arrow::{Chunks, arrow};
-use super::exchange::{Fresh, Table, c_order, dlpack, exchanged, is_negated};
+use super::exchange::{Fresh, Table, c_order, dlpack, exchanged, is_negated, is_torch};
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
 use crate::score::Axes;
@@ -607,16 +607,23 @@ impl<'py> Target<'py> {
                 "out is a lazily negated tensor, whose memory cannot be written to as it is",
             ));
         }
-        let whole = match (out.cast::<PyUntypedArray>(), exchanged("out", out)) {
-            (Ok(array), _) => Array::numpy("out", array.clone())?,
-            (_, Ok(Some(tensor))) => tensor,
-            (_, Err(error)) => return Err(error),
-            _ => {
-                return Err(PyTypeError::new_err(format!(
-                    "out must be a numpy array or a tensor of {wanted}, got {}",
-                    out.get_type().name()?
-                )));
+        let tensor = || -> PyResult<Option<Array<'py>>> {
+            match exchanged("out", out)? {
+                // Of torch before it had the table: its tensors may be written, those of others need not be.
+                None if is_torch(out)? => dlpack("out", out),
+                found => Ok(found),
             }
+        };
+        let whole = match out.cast::<PyUntypedArray>() {
+            Ok(array) => Array::numpy("out", array.clone())?,
+            Err(_) => match tensor()? {
+                Some(tensor) => tensor,
+                None => {
+                    let got = out.get_type().name()?;
+                    let message = format!("out must be a numpy array or a tensor of {wanted}, got {got}");
+                    return Err(PyTypeError::new_err(message));
+                }
+            },
         };
         if whole.shape() != shape {
             return Err(PyValueError::new_err(format!(

@@ -190,7 +190,7 @@ pub fn dlpack<'py>(name: &str, obj: &Bound<'py, PyAny>) -> PyResult<Option<Array
             return dlpack(name, &obj.call_method0(intern!(py, "detach"))?);
         }
     }
-    let (kind, id): (i32, i32) = device.call0()?.extract().map_err(|e| unreadable(name, obj, e))?;
+    let (kind, id) = device.call0().and_then(|d| d.extract::<(i32, i32)>()).map_err(|e| unreadable(name, obj, e))?;
     refuse_device(name, obj, Device { kind, id })?;
     let keywords = PyDict::new(py);
     keywords.set_item(intern!(py, "max_version"), (1, 0))?;
