@@ -142,10 +142,9 @@ fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], again: bool) 
         }
     };
     let difference = matches!(quantity, Quantity::Kl | Quantity::Js) && log(0) && log(1);
-    let rescue = Rescue {
-        one: &|row| if again { one(quantity, job, row) } else { f64::NAN },
-        reach: (again && difference).then(|| Reach::new::<E>(map)),
-    };
+    let reach = Reach::new::<E>(difference, map);
+    let rescue =
+        Rescue { one: &|row| if again { one(quantity, job, row) } else { f64::NAN }, reach: reach.filter(|_| again) };
     let (single, rescue) = ([map[0]], &rescue);
     match (quantity, log(0), log(last)) {
         (Quantity::Entropy, false, _) => score::<E, _, _, _, _, _>(job, EntropyLin, single, rescue),

@@ -519,7 +519,7 @@ pub struct Rescue<'a> {
     pub reach: Option<Reach>,
 }
 
-/// The log-sum-exps up to which a difference of two rows of logarithms is exact enough.
+/// The log-sum-exps up to which two rows of logarithms are exact enough for one pass.
 #[derive(Clone, Copy)]
 pub struct Reach {
     /// From each other, in units of the temperature.
@@ -529,11 +529,15 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// That of elements `E`. Head and tail of the gap between two rows, `f32` each, hold 2^24 to 2^−24, `f64` more. A class
-    /// less a far origin is rounded: to 2^−33 at 2^20.
-    pub fn new<E: Math>(map: [Map; 2]) -> Self {
-        let from = map.map(|map| if matches!(map, Map::Divide(_)) { 2f64.powi(20) } else { f64::INFINITY });
-        Reach { apart: 2f64.powi(if E::LANES == 16 { 24 } else { 52 }), from }
+    /// That of elements `E`, if there is one. Head and tail of the gap that a `difference` of two rows takes, `f32` each,
+    /// hold 2^24 to 2^−24, `f64` more. A class less a far origin is rounded: to 2^−33 at 2^20.
+    pub fn new<E: Math>(difference: bool, map: [Map; 2]) -> Option<Self> {
+        let divided = map.map(|map| matches!(map, Map::Divide(_)));
+        let digits = if E::LANES == 16 { 24 } else { 52 };
+        (difference || divided != [false; 2]).then(|| Reach {
+            apart: if difference { 2f64.powi(digits) } else { f64::INFINITY },
+            from: divided.map(|divided| if divided { 2f64.powi(20) } else { f64::INFINITY }),
+        })
     }
 
     /// Whether rows with these log-sum-exps are beyond it.

@@ -658,6 +658,10 @@ def test_a_first_class_far_away_costs_no_digits_at_two_temperatures(first: float
     for case in PAIRED:
         keywords: Any = {"given": "logits", "temperature": (1.0, 2.0), "where": where}
         check(case, case(p, q, **keywords), case.exact(p, q, **keywords), "logits", (p, q))
+    masses = rng.uniform(1, 2, p.shape).astype(dtype)
+    for case in PAIRED:
+        keywords = {"given": ("logits", "counts"), "temperature": (2.0, 1.0), "where": where}
+        check(case, case(p, masses, **keywords), case.exact(p, masses, **keywords), ("logits", "counts"), (p, masses))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -674,6 +678,21 @@ def test_temperatures_at_the_ends_of_what_is_accepted(temperature: Any, dtype: A
             "logits",
             (p, q),
         )
+
+
+@pytest.mark.parametrize(("dtype", "middle"), [(np.float32, 4096), (np.float64, 2**20)])
+@pytest.mark.parametrize("temperature", [1.0, 1000.0])
+def test_rows_around_the_offset_from_which_one_is_taken_off(temperature: float, middle: int, dtype: Any) -> None:
+    """The largest class just above the middle between two bases, the others below it: no difference may be rounded."""
+    rng = generator("middle", middle, temperature)
+    unit = 2.0 ** np.floor(np.log2(2 * middle * temperature))
+    below = -temperature * rng.exponential([[1], [10], [40]], (3, 5))
+    x = (np.concatenate([below, 0.01 * temperature + np.zeros((3, 1))], 1) + unit / 2).astype(dtype)
+    for sign in (1, -1):
+        rows = x + (sign - 1) / 2 * dtype(unit)
+        for case in (ENTROPY, CROSS_ENTROPY):
+            exact = case.exact(rows, rows, given="logits", temperature=temperature)
+            check(case, case(rows, rows, given="logits", temperature=temperature), exact, "logits", (rows, rows))
 
 
 def test_a_tiny_entropy_at_a_tiny_temperature() -> None:

@@ -74,7 +74,9 @@ impl<E: Math> Scale<E> {
     pub fn frame<S: Simd>(self, s: S, max: W<S>) -> [W<S>; LOG] {
         let finite = max.abs().simd_lt(f64::INFINITY);
         let m = finite.select(max, W::splat(s, 0.0));
-        let base = (m * (1.0 / self.unit)).round_ties_even() * self.unit;
+        // A little beyond one half still 0: of classes below unit/2 the difference to a unit would be rounded.
+        let units = m * (1.0 / self.unit);
+        let base = units.abs().simd_lt(0.53).select(W::splat(s, 0.0), units.round_ties_even()) * self.unit;
         let top = m - base;
         let n = (top * (std::f64::consts::LOG2_E * self.inv)).round_ties_even();
         let (magic, bias) = (E::MAGIC.to_f64(), E::EXP_BIAS.to_f64());
