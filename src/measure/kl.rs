@@ -225,7 +225,8 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
         let moved = beyond.select(one, wide::exp(s, over.min(far)));
         let mut sum = [Sum::new(s, zero); 4];
         for (part, grown) in [(a, swap.select(moved, kept)), (b, swap.select(kept, moved))] {
-            let factor = self.0.factor(s, &part.at, &at);
+            // Above 1 only where the other part has nothing of a, whose frame then says nothing.
+            let factor = self.0.factor(s, &part.at, &at).min(W::splat(s, 1e300));
             let shift = ((part.at[3] - at[3]) + (part.at[4] - at[4])) * self.0.inv();
             let (grow, phi) = (wide::exp(s, shift), wide::exp_m1_minus(s, shift));
             let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.times(factor));
@@ -235,6 +236,7 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
             if far.any_true() {
                 // The factor and e^shift may leave the range where their product does not.
                 let [a, mean, g, b] = part.sum;
+                let factor = a.hi.simd_eq(zero).select(zero, factor);
                 let rest = a.times(grown - factor * (shift + 1.0)).plus(mean.times(grown - factor));
                 apart = pick(far, sum[2].plus(g.times(grown)).plus(rest), apart);
                 grown_b = pick(far, b.times(grown), grown_b);
