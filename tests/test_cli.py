@@ -655,7 +655,13 @@ class TestProgram:
         path = tmp_path / "a.npy"
         sparse(path, 2_000_000_000)
         command = [*COMMAND, "compare", path, path, "--out", tmp_path / f"out{ending}", "--plot", tmp_path / "p.png"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+
+        def heed() -> None:
+            # The tests may run in the background or under nohup, whose children ignore some of these.
+            signal.signal(number, signal.SIG_DFL)
+
+        options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed}
+        with subprocess.Popen(command, **options) as process:
             until = time.monotonic() + 30
             while len(os.listdir(tmp_path)) < 3:
                 assert time.monotonic() < until
