@@ -598,13 +598,28 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(function, leaves, check_undefined_grad=False)
 
 
+class Tagged(torch.Tensor):
+    """A tensor of another class."""
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, Tagged])
 @pytest.mark.parametrize("name", LEAVES)
-def test_a_second_derivative_is_an_error(name: str) -> None:
+def test_a_second_derivative_is_an_error(name: str, kind: Any) -> None:
+    """Also where the gradient of the loss is a constant, and where something else has a second derivative."""
     function, tensors = LEAVES[name]
     leaves = tuple(x.clone().requires_grad_() for x in tensors)
-    (grad, *_) = torch.autograd.grad(function(*leaves).sum(), leaves, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
-        torch.autograd.grad(grad.sum(), leaves)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    loss = function(*((x * scale).as_subclass(kind) for x in leaves)).sum()
+    (grad, *_) = torch.autograd.grad(loss, leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="kullback's losses have no second derivative"):
+        torch.autograd.grad(grad.square().sum() + scale, scale)
+
+
+@pytest.mark.parametrize("space", ["logits", "probs"])
+def test_a_second_derivative_of_a_quantity_is_an_error(space: str) -> None:
+    x = TF.softmax(seeded(4, 5), 1)
+    with pytest.raises(RuntimeError, match="kullback's losses have no second derivative"):
+        torch.autograd.functional.hessian(lambda x: kb.entropy(x, given=space, reduction="sum"), x)
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -797,10 +812,6 @@ def test_opcheck_on_every_operator() -> None:
                 torch.ops.kullback.quantity.default,
                 (seeded(2, 2, 2), one[0].requires_grad_(), *one[1:], None, [1.0], reduction, "raise", None),
             )
-
-
-class Tagged(torch.Tensor):
-    """A tensor of another class."""
 
 
 def test_tensors_of_other_classes_stay_what_they_are() -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _transforms_active
 from torch._C import _is_any_autocast_enabled as _autocast_enabled
-from torch.autograd.function import once_differentiable
 from torch.compiler import is_dynamo_compiling
 from torch.nn.parameter import Parameter
 
@@ -134,7 +133,7 @@ def _refuse(operator: type[Operator], args: Sequence[Any]) -> None:
 
 
 class _Node(torch.autograd.Function):
-    """A call as a node of the graph. There is no second derivative: asking for one is torch's error."""
+    """A call as a node of the graph."""
 
     @staticmethod
     def forward(
@@ -147,18 +146,14 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        # Where nobody can ask for a second derivative its error need not be prepared.
-        return _gradients_once(ctx, grad) if torch.is_grad_enabled() else _gradients(ctx, grad)
-
-
-def _gradients(ctx: Any, grad: Tensor) -> Any:
-    operator, others, options = ctx.call
-    state, *tensors = ctx.saved_tensors
-    grads = operator.backward(ctx.needs_input_grad[3:], grad, state, *_merged(tensors, others), *options)
-    return None, None, None, *grads
-
-
-_gradients_once = once_differentiable(_gradients)
+        operator, others, options = ctx.call
+        state, *tensors = ctx.saved_tensors
+        args, needs = (*_merged(tensors, others), *options), ctx.needs_input_grad[3:]
+        if not torch.is_grad_enabled():
+            return None, None, None, *operator.backward(needs, grad, state, *args)
+        # Somebody may ask for a second derivative: the gradients depend on the arguments, whatever `grad` does.
+        found = iter(_Gradient.apply(operator, needs, grad, state, *args))
+        return None, None, None, *(next(found) if need else None for need in needs)
 
 
 def _merged(tensors: Sequence[Any], others: Sequence[Any] | None) -> Sequence[Any]:
@@ -194,6 +189,10 @@ class _Transformed(torch.autograd.Function):
         return _one_by_one(_Transformed.apply, info, in_dims, args)
 
 
+def _no_second_derivative(*_: Any) -> NoReturn:
+    raise RuntimeError("kullback's losses have no second derivative")
+
+
 class _Gradient(torch.autograd.Function):
     """The gradients of such a call."""
 
@@ -208,7 +207,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError("kullback's losses have no second derivative")
+        _no_second_derivative()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
@@ -293,6 +292,7 @@ def register(operator: type[Operator]) -> type[Operator]:
             rule = functools.partial(_one_by_one, getattr(torch.ops.kullback, name + suffix))
             torch.library.register_vmap(whole, rule, lib=_LIBRARY)
     torch.library.register_autograd(f"kullback::{name}", gradient, setup_context=setup, lib=_LIBRARY)
+    torch.library.register_autograd(f"kullback::{name}_backward", _no_second_derivative, lib=_LIBRARY)
     return operator
 
 
