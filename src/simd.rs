@@ -150,6 +150,12 @@ impl<S: Simd> Sum<S> {
         finite.select(self.hi + self.lo, self.hi)
     }
 
+    /// The first sums in these lanes, the second in the others.
+    #[inline(always)]
+    pub fn select(lanes: <W<S> as SimdBase<S>>::Mask, a: Self, b: Self) -> Self {
+        Sum { hi: lanes.select(a.hi, b.hi), lo: lanes.select(a.lo, b.lo) }
+    }
+
     /// Adds sums of the same rows.
     #[inline(always)]
     pub fn plus(self, b: Self) -> Self {

@@ -77,10 +77,7 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
         at[..4].copy_from_slice(&x.at);
         at[4..8].copy_from_slice(&y.at);
         // In the second pass all parts share a frame.
-        let sum = array(|k| {
-            let added = a.sum[k].plus(b.sum[k]);
-            Sum { hi: second.select(added.hi, first[k].hi), lo: second.select(added.lo, first[k].lo) }
-        });
+        let sum = array(|k| Sum::select(second, a.sum[k].plus(b.sum[k]), first[k]));
         Part { at, sum }
     }
 

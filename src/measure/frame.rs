@@ -243,7 +243,7 @@ impl<S: Simd, const N: usize> Join<S, N> {
             let none = self.factor[i].simd_eq(zero);
             let least = W::splat(s, f64::NEG_INFINITY);
             let outside = moment[i].hi.simd_eq(least).select(least, zero);
-            Sum { hi: none.select(outside, sum.hi), lo: none.select(zero, sum.lo) }
+            Sum::select(none, Sum::new(s, outside), sum)
         });
         a.plus(b)
     }

@@ -132,12 +132,6 @@ pub struct KlLog<E>(pub Scale<E>);
 /// Logarithms of factors up to which neither they nor their products with sums leave the range of an `f64`.
 const FAR: f64 = 300.0;
 
-/// The first sum in these lanes, the second in the others.
-#[inline(always)]
-fn pick<S: Simd>(lanes: <W<S> as SimdBase<S>>::Mask, a: Sum<S>, b: Sum<S>) -> Sum<S> {
-    Sum { hi: lanes.select(a.hi, b.hi), lo: lanes.select(a.lo, b.lo) }
-}
-
 impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
     const LOOKS: bool = true;
 
@@ -238,8 +232,8 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for KlLog<E> {
                 let [a, mean, g, b] = part.sum;
                 let factor = a.hi.simd_eq(zero).select(zero, factor);
                 let rest = a.times(grown - factor * (shift + 1.0)).plus(mean.times(grown - factor));
-                apart = pick(far, sum[2].plus(g.times(grown)).plus(rest), apart);
-                grown_b = pick(far, b.times(grown), grown_b);
+                apart = Sum::select(far, sum[2].plus(g.times(grown)).plus(rest), apart);
+                grown_b = Sum::select(far, b.times(grown), grown_b);
             }
             sum[0] = sum[0].plus(mass_a);
             sum[1] = sum[1].plus(mean).plus(mass_a.times(shift));
