@@ -268,6 +268,13 @@ pub fn in_range<S: Simd>(s: S, top: W<S>) -> <W<S> as SimdBase<S>>::Mask {
     top.simd_ge(W::splat(s, 0.5)) & top.simd_le(W::splat(s, 4.0))
 }
 
+/// Whether sums of masses between these are far from both ends of the element's range; rows whose are not are scaled and
+/// passed once more. Above, a term may be as much as its mass times the logarithm of a ratio, at most 1490.
+#[inline(always)]
+pub fn sums_in_range<S: Simd, E: Element>(least: W<S>, largest: W<S>) -> <W<S> as SimdBase<S>>::Mask {
+    least.simd_gt(E::LEAST) & largest.simd_lt(E::MOST / 4096.0)
+}
+
 /// The frame of rows of masses with these maxima: a power of two that brings the maximum near 1, and the maximum so
 /// scaled. The scale stays within what the element holds as a normal number.
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! Σ p·φ(d) with d = ln q − ln p and φ(d) = eᵈ − 1 − d ≥ 0: nothing cancels, so that Gibbs' inequality holds in
 //! floating point. What is known of the normalisers only after the pass enters as a second-order correction.
 
-use super::frame::{DOUBLED, Scale, gap, gap_anywhere, phi_doubled};
+use super::frame::{DOUBLED, Scale, gap, gap_anywhere, phi_doubled, sums_in_range};
 use crate::math::{Math, wide};
 use crate::rows::{Done, Measure, Part, Terms, add_parts};
 use crate::simd::*;
@@ -75,9 +75,8 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
         let again = correction.simd_gt(kl.abs()) | off.abs().simd_gt(0.5);
         let kl = kl.simd_lt(zero).select(zero, kl);
         let ratio = off + one;
-        // Rows whose sums leave this range, or whose totals are too far apart, are scaled and passed once more.
-        let usual =
-            total.simd_gt(E::LEAST) & total.simd_lt(E::MOST / 4096.0) & ratio.simd_gt(1e-12) & ratio.simd_lt(1e30);
+        // Rows whose totals are too far apart are scaled and passed once more too.
+        let usual = sums_in_range::<S, E>(total, total) & ratio.simd_gt(1e-12) & ratio.simd_lt(1e30);
         let kl = g.simd_eq(infinity).select(infinity, kl);
         let sigma = (part.at[0] + part.at[1]) / ratio;
         let head = E::head(sigma);

@@ -3,7 +3,7 @@
 //!
 //! What a pair adds is a [`Generator`]: one formula in the forms that do not cancel. The passes are here.
 
-use super::frame::{Scale, gap, gap_anywhere};
+use super::frame::{Scale, gap, gap_anywhere, sums_in_range};
 use crate::math::{Math, wide};
 use crate::rows::{Done, Measure, Part, Terms, add_parts, none};
 use crate::simd::*;
@@ -141,8 +141,7 @@ impl<E: Math, G: Generator> Measure<E, 2, 5, 3, 1> for PairLin<G> {
         Done {
             value: [W::splat(s, f64::NAN)],
             mass: [x, y],
-            // Rows whose sums leave this range are scaled and passed once more.
-            again: x.min(y).simd_gt(E::LEAST) & x.max(y).simd_lt(E::MOST / 4096.0),
+            again: sums_in_range::<S, E>(x.min(y), x.max(y)),
             hint: [
                 p_larger.select(one, down.0),
                 p_larger.select(zero, down.1),
