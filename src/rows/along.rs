@@ -82,8 +82,10 @@ fn row<
         let x = array(|i| rows.inputs[i].block(s, at[i], 0, rows.classes, &mut scratch.tile[i]));
         return block::<S, E, M, I, R, K, O, SECOND>(s, m, x, rows.classes, hint, k, sums);
     }
-    let (mut whole, mut next) = (Sums::new(), Sums::new());
-    if rows.threads > 1 {
+    let mut whole = Sums::new();
+    if rows.classes <= GROUP {
+        group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, 0, hint, scratch, &mut whole);
+    } else {
         let work = |i: usize, out: &mut [f64]| {
             s.vectorize(
                 #[inline(always)]
@@ -94,21 +96,15 @@ fn row<
                 },
             );
         };
-        let mut none = true;
+        let (mut next, mut is_first) = (Sums::new(), true);
         in_order_of_groups(rows.classes.div_ceil(GROUP), R + 2 * K, rows.threads, &work, &mut |numbers| {
-            if std::mem::take(&mut none) {
+            if std::mem::take(&mut is_first) {
                 whole.read_first(numbers);
             } else {
                 next.read_first(numbers);
                 merge::<S, E, M, I, R, K, O>(s, m, &mut whole, 0, &next);
             }
         });
-    } else {
-        group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, 0, hint, scratch, &mut whole);
-        for start in (GROUP..rows.classes).step_by(GROUP) {
-            group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, start, hint, scratch, &mut next);
-            merge::<S, E, M, I, R, K, O>(s, m, &mut whole, 0, &next);
-        }
     }
     sums.set_row(k, &whole);
 }
