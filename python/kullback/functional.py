@@ -312,10 +312,9 @@ def kl_div(
     >>> print(F.kl_div(np.log([[1/3, 1/3, 1/3]]), [[0.36, 0.48, 0.16]], reduction="batchmean").round(4))
     0.0853
     """
+    by_batch = False
     if size_average is not None or reduce is not None:
         by_batch, reduction = reduction == "batchmean", _legacy(size_average, reduce)
-        if by_batch:
-            return _kl_div_by_batch(input, target, reduction, log_target)
     elif reduction == "mean":
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
@@ -325,18 +324,14 @@ def kl_div(
             stacklevel=2,
         )
     if (tensors := _of_tensors(input, target)) is not None:
-        return tensors.call(tensors.KlDiv, input, target, reduction, log_target)
-    return _core.kl_div(input, target, reduction, log_target)
-
-
-def _kl_div_by_batch(input: Any, target: Any, reduction: str, log_target: bool) -> Any:
-    """Divide what the deprecated flags make of "batchmean" by the batch once more, as torch does."""
-    if (tensors := _of_tensors(input, target)) is not None:
         loss = tensors.call(tensors.KlDiv, input, target, reduction, log_target)
     else:
-        input = _core.as_ndarray(input, "input")
         loss = _core.kl_div(input, target, reduction, log_target)
-    return loss / input.shape[0] if input.ndim else loss
+    if by_batch:
+        # torch divides what the deprecated flags make of "batchmean" by the batch as well.
+        shape = (_core.as_ndarray(input, "input") if tensors is None else input).shape
+        return loss / shape[0] if shape else loss
+    return loss
 
 
 def binary_cross_entropy(
