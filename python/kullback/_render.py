@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["count", "number", "render_html", "render_markdown", "render_text", "with_error"]
+__all__ = ["among", "count", "damaged", "number", "render_html", "render_markdown", "render_text", "with_error"]
 
 _ROWS = {"total": "rows", "scored": "scored", "ignored": "ignored", "invalid": "invalid", "kl_inf": "KL = inf"}
 _DIVERGENCES = {"kl": "KL(base‖other)", "kl_reverse": "KL(other‖base)", "js": "JS", "tv": "TV"}
@@ -204,21 +204,30 @@ def _notes(summary: _Summary) -> list[str]:
     quantities = [values for key, values in summary.items() if isinstance(values, Mapping) and "groups" in values]
     notes = []
     if quantities:
-        groups = quantities[0]["groups"]
-        among = "rows independent of each other" if groups is None else f"clustered by {count(groups)} groups"
-        notes.append(f"± standard errors, {among}")
+        notes.append(among(quantities[0]["groups"]))
     rank_error = max((values.get("rank_error") or 0.0 for values in quantities), default=0.0)
     if rank_error > 0:
         notes.append(f"percentiles from a histogram, their ranks off by {number(rank_error, 100.0, 2)} % at most")
     if summary.get("tail"):
         notes.append("what llama.cpp clamps is one class, the tail: divergences are lower bounds")
-    notes += [f"damaged, and not all scored: {file['path']}" for file in summary.get("damaged", ())]
+    notes += damaged(summary)
     infinite = summary["rows"].get("kl_inf")
     if infinite:
         notes.append(
             f"rows where other gives 0 to what base does not: {count(infinite)}; their KL and its mean are inf"
         )
     return notes
+
+
+def among(groups: int | None) -> str:
+    """Say what standard errors suppose of the rows."""
+    rows = "rows independent of each other" if groups is None else f"clustered by {count(groups)} groups"
+    return f"± standard errors, {rows}"
+
+
+def damaged(summary: _Summary) -> list[str]:
+    """Name the files of which not all rows are scored, a note each."""
+    return [f"damaged, and not all scored: {file['path']}" for file in summary.get("damaged", ())]
 
 
 def _value(values: _Summary, key: str, factor: float = 1.0) -> float:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kullback._render import count, number, render_markdown, render_text, with_error
+from kullback._render import among, count, damaged, number, render_markdown, render_text, with_error
 from kullback.cli.llama import render_llama
 
 __all__ = ["render"]
@@ -67,11 +67,7 @@ def _score(document: _Document, table: _Table) -> str:
     text = f"{head.replace('total', 'rows')} · {document['units']}\n\n{table(['', *measures], lines)}"
     if "perplexity" in document:
         text += f"\n\nperplexity {with_error(document['perplexity'], 'value', 'se')}"
-    groups = document[measures[0]]["groups"]
-    among = "rows independent of each other" if groups is None else f"clustered by {count(groups)} groups"
-    notes = [f"± standard errors, {among}"]
-    notes += [f"damaged, and not all scored: {file['path']}" for file in document.get("damaged", ())]
-    return "\n".join([f"{text}\n", *notes])
+    return "\n".join([f"{text}\n", among(document[measures[0]]["groups"]), *damaged(document)])
 
 
 def _topk(document: _Document, table: _Table) -> str:
