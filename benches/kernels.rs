@@ -87,6 +87,7 @@ fn job(inputs: &[*const u8], dtype: Dtype, given: Given, columns: bool, classes:
         threads: 1,
         out: Some(Out { data: out.as_mut_ptr().cast(), single: false, lead: [8].as_slice().into() }),
         total: false,
+        known: None,
     }
 }
 

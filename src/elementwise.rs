@@ -3,13 +3,13 @@
 use crate::error::Result;
 use crate::math::Math;
 use crate::measure::{
-    Binary, BinaryInput, BinaryTarget, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget, LogSoftmax,
-    LogSoftmaxInput, LogSumExp, Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, Softmax, SoftmaxInput,
-    Summed,
+    Binary, BinaryInput, BinaryTarget, Exp, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget, Largest,
+    LogSoftmax, LogSoftmaxInput, LogSumExp, Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, Scale,
+    Softmax, SoftmaxInput, Summed, Times, Total as Mass,
 };
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, BLOCK, Dtype, Emit, Lead, Map, Rows, Target, emit_rows, evaluate};
+use crate::rows::{BATCH, BLOCK, Cached, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
 use crate::score::{Axes, Given, Job, Operand, collapse, grain, nanoseconds_a_row, scale};
 use crate::simd::level;
 
@@ -36,8 +36,13 @@ impl Field {
 
     /// Stores the result of a row that has one.
     pub(crate) fn store(&self, lead: &Lead<'_>, row: usize, value: f64) {
-        let at = self.data.wrapping_offset(lead.offset(&self.lead, row));
-        // SAFETY: the field has an element for every row, and one thread alone writes it.
+        self.set(lead, row, 0, value);
+    }
+
+    /// Stores the result of a class of a row.
+    pub(crate) fn set(&self, lead: &Lead<'_>, row: usize, class: usize, value: f64) {
+        let at = self.data.wrapping_offset(lead.offset(&self.lead, row) + class as isize * self.class_stride);
+        // SAFETY: the field has this class of every row, and one thread alone writes it.
         unsafe { self.dtype.store(value, at) };
     }
 }
@@ -64,6 +69,7 @@ pub fn plain(
         threads,
         out: None,
         total: false,
+        known: None,
     }
 }
 
@@ -82,10 +88,136 @@ pub(crate) fn settled(job: &Job, more: Vec<&mut Axes<isize>>, nanoseconds: f64) 
     job
 }
 
-/// Rows that are normalised and then written: as many at once as stay in a 1 MiB share of L2.
+/// Rows that are normalised and then written: as many at once as stay in cache.
 pub(crate) fn group(classes: usize, size: usize) -> usize {
-    ((1 << 20) / (classes * size).max(1)).clamp(1, BATCH)
+    (CACHE / (classes * size).max(1)).clamp(1, BATCH)
 }
+
+/// A batch of rows of logarithms, read once from memory: their log-sum-exps, and their probabilities to be written.
+///
+/// Short rows are kept in cache class by class, and as exponentials unless their logarithms are wanted: they are transposed
+/// twice and not three times. Longer ones are read again from cache: an exponential more costs less there than a pass more.
+pub(crate) struct Normalised<'a, E> {
+    scale: Scale<E>,
+    rows: Rows<'a, E, 1>,
+    /// The rows as elements, or their exponentials.
+    cached: Option<Cached<E>>,
+    /// What makes exponentials probabilities, where it is those.
+    inverse: Option<[f64; BATCH]>,
+    /// The maxima of the rows; NaN where a row has no log-sum-exp.
+    pub max: [f64; BATCH],
+    /// What the log-sum-exps exceed them by, likewise.
+    pub over: [f64; BATCH],
+}
+
+impl<'a, E: Math> Normalised<'a, E> {
+    /// Rows at once.
+    pub fn group(classes: usize) -> usize {
+        group(2 * classes, size_of::<E>())
+    }
+
+    /// The given rows, of which probabilities (else logarithms) are wanted.
+    pub fn new(scale: Scale<E>, rows: &Rows<'a, E, 1>, which: &[usize], probabilities: bool) -> Self {
+        let (level, short) = (level(), rows.classes <= SHORT);
+        let mut found =
+            Normalised { scale, rows: *rows, cached: None, inverse: None, max: [0.0; BATCH], over: [0.0; BATCH] };
+        // A single tile is transposed faster than it is staged.
+        let pays = if short { which.len() > E::LANES } else { rows.classes * size_of::<E>() <= CACHE };
+        if pays && !rows.are_in_place() {
+            let staged = found.cached.insert(Cached::new(which.len(), rows.classes));
+            // SAFETY: there is room for these rows.
+            unsafe { emit_rows::<E, _, 1, 0>(level, Same, rows, which, &[], &staged.target()) };
+        }
+        if short && probabilities {
+            found.exponentiate(which)
+        } else {
+            found.sum(which)
+        }
+        found
+    }
+
+    /// The rows, or their exponentials, as they are read.
+    fn at_hand<'b>(rows: &Rows<'b, E, 1>, cached: &'b Option<Cached<E>>) -> Rows<'b, E, 1> {
+        // SAFETY: what is in cache has been written.
+        cached.as_ref().map_or(*rows, |cached| unsafe { cached.rows(rows.lead) })
+    }
+
+    /// Finds the log-sum-exps.
+    fn sum(&mut self, which: &[usize]) {
+        let rows = Self::at_hand(&self.rows, &self.cached);
+        evaluate::<E, _, 1, 4, 2, 2>(level(), LogSumExp(self.scale), &rows, which, &mut |batch| {
+            self.max[..which.len()].copy_from_slice(batch.value[0]);
+            self.over[..which.len()].copy_from_slice(batch.value[1]);
+        });
+    }
+
+    /// Takes the exponentials, and finds the log-sum-exps in them.
+    fn exponentiate(&mut self, which: &[usize]) {
+        let (level, n) = (level(), which.len());
+        let rows = Self::at_hand(&self.rows, &self.cached);
+        evaluate::<E, _, 1, 1, 0, 1>(level, Largest, &rows, which, &mut |batch| {
+            self.max[..n].copy_from_slice(batch.value[0]);
+        });
+        let mut at = [[0.0; BATCH]; 4];
+        for k in (0..n).step_by(8) {
+            let frames = Exp(self.scale).frames(level, std::array::from_fn(|i| self.max[k + i]));
+            (0..4).for_each(|r| at[r][k..k + 8].copy_from_slice(&frames[r]));
+        }
+        let mut found = Cached::new(n, rows.classes);
+        // SAFETY: there is room for these rows, which are written before they are read.
+        let exponentials = unsafe {
+            emit_rows(level, Exp(self.scale), &rows, which, &at, &found.target());
+            found.rows(rows.lead)
+        };
+        let inverse = self.inverse.insert([0.0; BATCH]);
+        evaluate::<E, _, 1, 2, 3, 2>(level, Mass, &exponentials, which, &mut |batch| {
+            for k in 0..n {
+                let over = batch.value[1][k];
+                let none = if over.is_nan() { f64::NAN } else { 0.0 };
+                (self.over[k], inverse[k]) = (over, 1.0 / (batch.mass[0][k] + none));
+                self.max[k] += none;
+            }
+        });
+        self.cached = Some(found);
+    }
+
+    /// Writes the logarithms of the probabilities.
+    ///
+    /// # Safety
+    /// As for [`Normalised::write`].
+    pub unsafe fn write_logarithms(&self, which: &[usize], target: &Target<'_>) {
+        let mut at = [[0.0; BATCH]; 3];
+        for k in 0..which.len() {
+            let frame = LogSoftmax(self.scale).frame([self.max[k], self.over[k]]);
+            (0..3).for_each(|r| at[r][k] = frame[r]);
+        }
+        // SAFETY: as the caller vouches.
+        unsafe {
+            emit_rows(level(), LogSoftmax(self.scale), &Self::at_hand(&self.rows, &self.cached), which, &at, target)
+        };
+    }
+
+    /// Writes the probabilities of each row times its number.
+    ///
+    /// # Safety
+    /// As for [`emit_rows`]; the rows are those that it was made of.
+    pub unsafe fn write(&self, which: &[usize], times: &[f64; BATCH], target: &Target<'_>) {
+        let product = |a: &[f64; BATCH]| std::array::from_fn(|k| a[k] * times[k]);
+        let rows = Self::at_hand(&self.rows, &self.cached);
+        // SAFETY: as the caller vouches.
+        unsafe {
+            if let Some(inverse) = &self.inverse {
+                return emit_rows(level(), Times, &rows, which, &[product(inverse)], target);
+            }
+            let mut at = softmax_frames(Softmax(self.scale), which.len(), &[self.max, self.over]);
+            at[4] = product(&at[4]);
+            emit_rows(level(), Softmax(self.scale), &rows, which, &at, target);
+        }
+    }
+}
+
+/// Bytes of L2 that are taken for the rows in work, a share of 1 MiB.
+const CACHE: usize = 1 << 20;
 
 /// The sums of a chunk.
 #[derive(Clone)]
@@ -140,26 +272,13 @@ fn softmax_of<E: Math>(job: &Job, field: &Field, normal: Normal) -> Result<()> {
     let mut field = field.clone();
     let job = &settled(job, vec![&mut field.lead], work);
     let rows = job.inputs::<E, 1>([if normal == Normal::Softmin { Map::Negate } else { Map::Keep }]);
-    let level = level();
-    over_rows::<0>(job, work, group(job.classes, size_of::<E>()), |which, _| {
-        let mut found = [[0.0; BATCH]; 2];
-        evaluate::<E, _, 1, 4, 2, 2>(level, LogSumExp(scale), &rows, which, &mut |batch| {
-            for (found, value) in found.iter_mut().zip(batch.value) {
-                found[..value.len()].copy_from_slice(value);
-            }
-        });
+    over_rows::<0>(job, work, Normalised::<E>::group(job.classes), |which, _| {
+        let found = Normalised::new(scale, &rows, which, normal != Normal::LogSoftmax);
         // SAFETY: the field has the job's shape, and these rows are written by this thread only.
         unsafe {
-            if normal == Normal::LogSoftmax {
-                let mut at = [[0.0; BATCH]; 3];
-                for k in 0..which.len() {
-                    let frame = LogSoftmax(scale).frame([found[0][k], found[1][k]]);
-                    (0..3).for_each(|r| at[r][k] = frame[r]);
-                }
-                emit_rows(level, LogSoftmax(scale), &rows, which, &at, &field.target());
-            } else {
-                let at = softmax_frames(Softmax(scale), which.len(), &found);
-                emit_rows(level, Softmax(scale), &rows, which, &at, &field.target());
+            match normal {
+                Normal::LogSoftmax => found.write_logarithms(which, &field.target()),
+                Normal::Softmax | Normal::Softmin => found.write(which, &[1.0; BATCH], &field.target()),
             }
         }
     });

@@ -4,13 +4,13 @@
 use smallvec::smallvec;
 use std::sync::Mutex;
 
-use crate::elementwise::{Field, group, over_rows, settled, softmax_frames, zero_or_nan};
+use crate::elementwise::{Field, Normalised, group, over_rows, settled, softmax_frames, zero_or_nan};
 use crate::error::{Result, target_out_of_bounds};
 use crate::math::{Math, wide};
 use crate::measure::{Expected, ExpectedInput, ExpectedTarget, LogSumExp, Softmax};
 use crate::reduce::Total;
 use crate::rows::{BATCH, Batch, Dtype, Emit, Lead, Map, Measure, emit_rows, evaluate};
-use crate::score::{Axes, Given, Job, Operand, nanoseconds_a_row, scale};
+use crate::score::{Axes, Given, Job, Numbers, Operand, nanoseconds_a_row, scale};
 use crate::simd::{SimdBase, W, dispatch, level};
 
 /// What the losses have besides inputs and targets.
@@ -22,34 +22,6 @@ pub struct Terms {
     pub smoothing: f64,
     /// Whether elements and the kernels' arithmetic are `f32`.
     pub single: bool,
-}
-
-/// A number a row, in the order of rows.
-#[derive(Clone, Copy, Debug)]
-pub struct Numbers(pub *mut f64);
-
-// SAFETY: every number is written by one thread only, or only read.
-unsafe impl Sync for Numbers {}
-// SAFETY: as above.
-unsafe impl Send for Numbers {}
-
-impl Numbers {
-    /// Those from the i-th on.
-    pub fn skip(self, i: usize) -> Self {
-        Numbers(self.0.wrapping_add(i))
-    }
-
-    /// Stores one.
-    pub fn set(self, i: usize, x: f64) {
-        // SAFETY: the binding makes room for every row that is asked for.
-        unsafe { self.0.add(i).write(x) }
-    }
-
-    /// One of them.
-    pub fn get(self, i: usize) -> f64 {
-        // SAFETY: as above.
-        unsafe { self.0.add(i).read() }
-    }
 }
 
 /// The gradient of what a row adds to the result: a number a row, or one for all.
@@ -268,23 +240,80 @@ fn cross_entropy_gradient_of<E: Math>(
         // Of the label p − 1, without cancellation.
         exp_m1_all(&mut below);
         for (k, row) in which.iter().enumerate() {
-            let at = lead.offset(&out.lead, *row);
             let Some(class) = class[k] else {
-                for c in 0..job.classes {
-                    let to = out.data.wrapping_offset(at + c as isize * out.class_stride);
-                    // SAFETY: the field has this class of this row.
-                    unsafe { out.dtype.store(0.0, to) };
-                }
+                (0..job.classes).for_each(|class| out.set(&lead, *row, class, 0.0));
                 continue;
             };
             let weight = terms.weight(class);
             let value = (1.0 - smoothing) * weight * below[k] + share * (all * (below[k] + 1.0) - weight);
-            let to = out.data.wrapping_offset(at + class as isize * out.class_stride);
-            // SAFETY: as above.
-            unsafe { out.dtype.store(factor[k] * value, to) };
+            out.set(&lead, *row, class, factor[k] * value);
         }
     });
     check(wrong)
+}
+
+/// The sum of the weights of the labels of all rows that count, before the rows are read.
+pub fn weights(job: &Job, terms: &Terms) -> f64 {
+    let lead = Lead { shape: &job.lead };
+    let [sum] = over_rows(job, 2.0, BATCH, |which, [sum]| {
+        for row in which {
+            class_of(job, &lead, *row, &Mutex::new(None)).into_iter().for_each(|class| sum.push(terms.weight(class)));
+        }
+    });
+    sum.sum()
+}
+
+/// [`cross_entropy`] without smoothing, with its gradient by the logits, times `g`, from one reading of them.
+pub fn cross_entropy_and_gradient(job: &Job, terms: &Terms, saved: Numbers, g: f64, out: Field) -> Result<(f64, f64)> {
+    if terms.single {
+        cross_entropy_and_gradient_of::<f32>(job, terms, saved, g, out)
+    } else {
+        cross_entropy_and_gradient_of::<f64>(job, terms, saved, g, out)
+    }
+}
+
+fn cross_entropy_and_gradient_of<E: Math>(
+    job: &Job,
+    terms: &Terms,
+    saved: Numbers,
+    g: f64,
+    mut out: Field,
+) -> Result<(f64, f64)> {
+    let scale = scale::<E>(1.0)?;
+    let work = 2.0 * nanoseconds_a_row(job.classes, 1) + 20.0;
+    let (job, out) = (&settled(job, vec![&mut out.lead], work), &out);
+    let lead = Lead { shape: &job.lead };
+    let wrong = Mutex::new(None);
+    let rows = job.inputs::<E, 1>([Map::Keep]);
+    let most = Normalised::<E>::group(job.classes);
+    let [sum, weights] = over_rows(&without_ignoring(job), work, most, |which, [sum, weights]| {
+        let found = Normalised::new(scale, &rows, which, true);
+        let (mut class, mut below, mut times) = ([None; BATCH], [0.0; BATCH], [0.0; BATCH]);
+        for (k, row) in which.iter().enumerate() {
+            if !job.counts(&lead, *row) {
+                continue;
+            }
+            let Some(column) = class_of(job, &lead, *row, &wrong) else { continue };
+            let weight = terms.weight(column);
+            let value = (found.max[k] - element(job, 0, &lead, *row, column)) + found.over[k];
+            sum.push(weight * value);
+            weights.push(weight);
+            saved.set(*row, found.max[k] + found.over[k]);
+            (class[k], below[k], times[k]) = (Some((column, weight)), -value, g * weight);
+        }
+        // SAFETY: the field has the job's shape, and these rows are written by this thread only.
+        unsafe { found.write(which, &times, &out.target()) };
+        // Of the label p − 1, without cancellation.
+        exp_m1_all(&mut below);
+        for (k, row) in which.iter().enumerate() {
+            match class[k] {
+                Some((class, weight)) => out.set(&lead, *row, class, g * weight * below[k]),
+                None => (0..job.classes).for_each(|class| out.set(&lead, *row, class, 0.0)),
+            }
+        }
+    });
+    check(wrong)?;
+    Ok((sum.sum(), weights.sum()))
 }
 
 /// The job with rows that do not count among its rows.

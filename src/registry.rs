@@ -70,7 +70,7 @@ fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
         labels.data = labels.data.wrapping_offset(lead.offset(&labels.lead, row));
         labels.lead.clear();
     }
-    (single.rows, single.out, single.total, single.root) = (None, None, true, false);
+    (single.rows, single.out, single.known, single.total, single.root) = (None, None, None, true, false);
     (single.unit, single.threads, single.check_sums, single.invalid_is_nan) = (1.0, 1, false, true);
     single.lead.clear();
     let mut maps = maps(quantity, &single);

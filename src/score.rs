@@ -125,6 +125,37 @@ pub struct Out {
     pub lead: Axes<isize>,
 }
 
+/// A number a row, in the order of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers(pub *mut f64);
+
+// SAFETY: every number is written by one thread only, or only read.
+unsafe impl Sync for Numbers {}
+// SAFETY: as above.
+unsafe impl Send for Numbers {}
+
+impl Numbers {
+    /// Those from the i-th on.
+    pub fn skip(self, i: usize) -> Self {
+        Numbers(self.0.wrapping_add(i))
+    }
+
+    /// Stores one.
+    pub fn set(self, i: usize, x: f64) {
+        // SAFETY: the binding makes room for every row that is asked for.
+        unsafe { self.0.add(i).write(x) }
+    }
+
+    /// One of them.
+    pub fn get(self, i: usize) -> f64 {
+        // SAFETY: as above.
+        unsafe { self.0.add(i).read() }
+    }
+}
+
+/// Numbers a row that its gradient needs: the log-sum-exps of both operands and the result in nats.
+pub const KNOWN: usize = 3;
+
 /// Everything a call is about.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -156,6 +187,9 @@ pub struct Job {
     pub out: Option<Out>,
     /// Whether a total is wanted.
     pub total: bool,
+    /// Where [`KNOWN`] numbers of every row go, if anywhere. Log-sum-exps that are not at hand are
+    /// infinite.
+    pub known: Option<Numbers>,
 }
 
 // SAFETY: the pointers are read (and `out` written, each result once) by the threads of one call, during which the
@@ -200,6 +234,8 @@ impl Job {
         job.rows.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
         job.labels.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
         job.out.iter_mut().for_each(|x| x.data = x.data.wrapping_offset(on(&x.lead)));
+        let before = range.start * job.lead[1..].iter().product::<usize>();
+        job.known = job.known.map(|known| known.skip(KNOWN * before));
         job.lead[0] = range.len();
         job
     }
@@ -265,6 +301,7 @@ impl Job {
             swapped: x.swapped,
             class_stride: x.class_stride,
             lead: &x.lead,
+            packed: None,
             mask: self.mask.as_ref().map(|m| {
                 let (data, class_stride) = mask(m);
                 Mask { data, class_stride, lead: &m.lead, absent }
@@ -568,7 +605,7 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
         let mut total = Total::default();
         job.batches(range, |which| {
             evaluate::<E, M, I, R, K, O>(level, m, &rows, which, &mut |mut batch| {
-                settle(job, level, &mut batch, rescue, &invalid);
+                settle(job, level, &mut batch, &map, rescue, &invalid);
                 let value = &*batch.value[0];
                 if let Some(out) = &job.out {
                     store(job, out, which, value);
@@ -611,6 +648,7 @@ fn settle<const I: usize, const O: usize>(
     job: &Job,
     level: Level,
     batch: &mut Batch<'_, I, O>,
+    map: &[Map; I],
     rescue: &Rescue<'_>,
     invalid: &Mutex<Invalid>,
 ) {
@@ -651,6 +689,15 @@ fn settle<const I: usize, const O: usize>(
             if !value.is_nan() && rescued >> k & 1 == 0 {
                 *value = likelihood;
             }
+        }
+    }
+    if let Some(known) = job.known {
+        // A normaliser is that of the elements as they stand, and of this pass.
+        let all = map.iter().all(|map| *map == Map::Keep) && job.operands.iter().all(|x| x.given.is_log());
+        for (k, (row, value)) in batch.rows.iter().zip(&*batch.value[0]).enumerate() {
+            let here = all && rescued >> k & 1 == 0 && !value.is_nan();
+            let of = |i: usize| if here { mass[i][k] } else { f64::INFINITY };
+            [of(0), of(I - 1), *value].into_iter().enumerate().for_each(|(i, x)| known.set(KNOWN * row + i, x));
         }
     }
     if job.unit != 1.0 {

@@ -317,6 +317,16 @@ pub unsafe fn load<S: Simd, E: Element>(s: S, at: *const E) -> V<S, E> {
     V::<S, E>::load_array(s, array)
 }
 
+/// Stores one vector to memory that need not be aligned.
+///
+/// # Safety
+/// `E::LANES` elements must be writable at `to`.
+#[inline(always)]
+pub unsafe fn store<S: Simd, E: Element>(v: V<S, E>, to: *mut E) {
+    // SAFETY: as the caller vouches.
+    unsafe { to.cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(v.to_array()) };
+}
+
 /// Asks for the cache line at `at`, which may be any address.
 #[inline(always)]
 pub fn prefetch<T>(at: *const T) {

@@ -1,7 +1,8 @@
 //! Gradients of the quantities: of each row as it is defined, its normalisation included.
 //!
 //! With φ the derivative by a normalised row p as if its elements were free, that by a mass v = P·p is (φ − Σ p·φ)/P, and
-//! that by a logit is p·(φ − Σ p·φ)/T. A first pass over a row finds its norms, a second Σ p·φ, a third writes.
+//! that by a logit is p·(φ − Σ p·φ)/T. The norms of both rows are what the forward pass has kept or a first pass finds;
+//! where Σ p·φ is not the quantity itself a second finds it; the last one writes. Rows stay in cache meanwhile.
 
 use std::sync::Mutex;
 
@@ -9,18 +10,25 @@ use crate::elementwise::{Field, group, over_rows, settled};
 use crate::error::{Result, label_out_of_range};
 use crate::loss::{Upstream, exp_m1};
 use crate::math::Math;
-use crate::measure::{LogSumExp, Slope, SlopeOf, Total};
-use crate::rows::{BATCH, Dtype, Lead, Map, Rows, Target, emit_rows, evaluate};
-use crate::score::{Job, ln, nanoseconds_a_row, scale};
+use crate::measure::{LogSumExp, Same, Slope, SlopeOf, Summed, Total};
+use crate::rows::{BATCH, Cached, Dtype, Lead, Map, Rows, emit_rows, evaluate};
+use crate::score::{Job, KNOWN, Numbers, ln, nanoseconds_a_row, scale};
 use crate::simd::level;
 
-/// Writes the gradient of a quantity of each row by operand 0, of which operand 1 is the other one (or itself): `g` is
-/// that of the result, which is in units of `unit` nats. Rows that do not count have 0.
-pub fn gradient(job: &Job, of: SlopeOf, g: &Upstream, unit: f64, out: Field) -> Result<()> {
+/// Writes the gradients of a quantity by its operands, each of them that has a field and what it is by it: `g` is the
+/// gradient of the result, which is in units of `unit` nats. Rows that do not count have 0. `known` is what the forward
+/// pass kept.
+pub fn gradient(
+    job: &Job,
+    known: Option<Numbers>,
+    g: &Upstream,
+    unit: f64,
+    by: [Option<(SlopeOf, Field)>; 2],
+) -> Result<()> {
     if Dtype::single(job.operands.iter().map(|x| x.dtype)) && !job.operands.iter().any(|x| x.is_far()) {
-        gradient_of::<f32>(job, of, g, unit, out)
+        gradient_of::<f32>(job, known, g, unit, by)
     } else {
-        gradient_of::<f64>(job, of, g, unit, out)
+        gradient_of::<f64>(job, known, g, unit, by)
     }
 }
 
@@ -31,6 +39,31 @@ struct Norm {
     inverse: f64,
 }
 
+/// What is known of a batch of rows: the norms of both operands, and the quantity where it has been kept.
+struct Known {
+    norms: [[Norm; BATCH]; 2],
+    value: Option<[f64; BATCH]>,
+}
+
+/// What the forward pass has kept of these rows, unless it has not of one that has a value.
+fn kept(job: &Job, numbers: Numbers, which: &[usize]) -> Option<Known> {
+    let mut known = Known { norms: [[Norm::default(); BATCH]; 2], value: Some([0.0; BATCH]) };
+    for (k, row) in which.iter().enumerate() {
+        let [p, q, value] = [0, 1, 2].map(|i| numbers.get(KNOWN * row + i));
+        if !value.is_nan() && (p == f64::INFINITY || q == f64::INFINITY) {
+            return None;
+        }
+        for (i, lse) in [p, q].into_iter().enumerate() {
+            // A row without a value has no gradient.
+            let (t, lse) = (job.operands[i].temperature, if value.is_nan() { value } else { lse });
+            known.norms[i][k] = Norm { ln: lse * t, inverse: 1.0 / t };
+        }
+        known.value.iter_mut().for_each(|values| values[k] = value);
+    }
+    Some(known)
+}
+
+/// The norms of rows of operand `k`, which `rows` are.
 fn norms<E: Math>(job: &Job, k: usize, which: &[usize], rows: &Rows<'_, E, 1>) -> Result<[Norm; BATCH]> {
     let x = &job.operands[k];
     let mut found = [Norm::default(); BATCH];
@@ -53,91 +86,73 @@ fn norms<E: Math>(job: &Job, k: usize, which: &[usize], rows: &Rows<'_, E, 1>) -
     Ok(found)
 }
 
-fn gradient_of<E: Math>(job: &Job, of: SlopeOf, g: &Upstream, unit: f64, mut out: Field) -> Result<()> {
+fn gradient_of<E: Math>(
+    job: &Job,
+    numbers: Option<Numbers>,
+    g: &Upstream,
+    unit: f64,
+    mut by: [Option<(SlopeOf, Field)>; 2],
+) -> Result<()> {
     let work = 3.0 * nanoseconds_a_row(job.classes, 2);
     let mut g = g.clone();
-    let job = settled(job, g.lead().into_iter().chain([&mut out.lead]).collect(), work);
+    let fields = by.iter_mut().flatten().map(|(_, field)| &mut field.lead);
+    let job = settled(job, g.lead().into_iter().chain(fields).collect(), work);
     let (job, lead, level) = (&job, Lead { shape: &job.lead }, level());
-    let own = job.inputs::<E, 1>([Map::Keep]);
     let mut swapped = job.clone();
     swapped.operands.swap(0, 1);
-    let other = swapped.inputs::<E, 1>([Map::Keep]);
-    let both = job.inputs::<E, 2>([Map::Keep; 2]);
-    let slope = Slope { of, log: [0, 1].map(|k| job.operands[k].given.is_log()), term: false };
+    // By either operand: it itself, and it with the other one.
+    let jobs = [job, &swapped];
+    let own = jobs.map(|job| job.inputs::<E, 1>([Map::Keep]));
+    let both = jobs.map(|job| job.inputs::<E, 2>([Map::Keep; 2]));
     let mut all = job.clone();
     (all.rows, all.labels) = (None, None);
     let most = group(3 * job.classes, size_of::<E>());
     let wrong = Mutex::new(None);
     over_rows::<0>(&all, work, most, |which, _| {
-        let counts: [bool; BATCH] = std::array::from_fn(|k| k < which.len() && job.counts(&lead, which[k]));
-        let (Ok(a), Ok(b)) = (norms(job, 0, which, &own), norms(&swapped, 0, which, &other)) else { return };
-        let mut at = [[0.0; BATCH]; 9];
-        for k in 0..which.len() {
-            for (i, norm) in [(0, a[k]), (4, b[k])] {
-                let head = E::from_f64(norm.ln).to_f64();
-                at[i][k] = head;
-                at[i + 1][k] = if head.is_finite() { norm.ln - head } else { 0.0 };
-                at[i + 2][k] = norm.inverse;
+        let known = match numbers.and_then(|numbers| kept(job, numbers, which)) {
+            Some(known) => known,
+            None => {
+                let (Ok(p), Ok(q)) = (norms(job, 0, which, &own[0]), norms(job, 1, which, &own[1])) else { return };
+                Known { norms: [p, q], value: None }
             }
-            at[3][k] = 1.0;
-        }
-        if of.is_centred() {
-            // The terms of these rows, in cache.
-            let mut terms = vec![E::ZERO; which.len() * job.classes];
-            let size = size_of::<E>() as isize;
-            let target = Target {
-                data: terms.as_mut_ptr().cast(),
-                dtype: if E::LANES == 16 { Dtype::F32 } else { Dtype::F64 },
-                class_stride: size,
-                lead: &[],
-                packed: Some(job.classes as isize * size),
-            };
-            // SAFETY: there is a term for every class of these rows.
-            unsafe { emit_rows::<E, _, 2, 9>(level, Slope { term: true, ..slope }, &both, which, &at, &target) };
-            for (k, terms) in terms.chunks(job.classes.max(1)).enumerate() {
-                at[7][k] = terms.iter().map(|x| x.to_f64()).sum();
+        };
+        for (i, by) in by.iter().enumerate() {
+            let Some((of, out)) = by else { continue };
+            let (a, b) = (&known.norms[i], &known.norms[1 - i]);
+            let slope = Slope { of: *of, log: [i, 1 - i].map(|k| job.operands[k].given.is_log()), term: false };
+            let mut at = [[0.0; BATCH]; 9];
+            for k in 0..which.len() {
+                for (i, norm) in [(0, a[k]), (4, b[k])] {
+                    let head = E::from_f64(norm.ln).to_f64();
+                    at[i][k] = head;
+                    at[i + 1][k] = if head.is_finite() { norm.ln - head } else { 0.0 };
+                    at[i + 2][k] = norm.inverse;
+                }
+                at[8][k] = a[k].inverse * (g.of(&lead, which[k]) / unit);
             }
-        }
-        for (k, row) in which.iter().enumerate() {
-            at[8][k] = a[k].inverse * (g.of(&lead, *row) / unit);
-        }
-        // SAFETY: the field has the job's shape, and these rows are written by this thread only.
-        unsafe { emit_rows::<E, _, 2, 9>(level, slope, &both, which, &at, &out.target()) };
-        let scaled = at[8];
-        for (k, row) in which.iter().enumerate() {
-            let at = lead.offset(&out.lead, *row);
-            let zero = |class: usize| {
-                let to = out.data.wrapping_offset(at + class as isize * out.class_stride);
-                // SAFETY: the field has this class of this row.
-                unsafe { out.dtype.store(0.0, to) };
-            };
-            if !counts[k] {
-                (0..job.classes).for_each(zero);
-                continue;
+            match known.value {
+                _ if !of.is_centred() => {}
+                Some(value) if *of != SlopeOf::Js => at[7] = value,
+                _ => {
+                    // The terms of these rows, in cache.
+                    let mut terms = Cached::<E>::new(which.len(), job.classes);
+                    // SAFETY: there is room for these rows, which are written before they are read.
+                    let terms = unsafe {
+                        let (slope, target) = (Slope { term: true, ..slope }, terms.target());
+                        emit_rows::<E, _, 2, 9>(level, slope, &both[i], which, &at, &target);
+                        terms.rows(lead)
+                    };
+                    evaluate::<E, _, 1, 0, 1, 1>(level, Summed(Same), &terms, which, &mut |batch| {
+                        at[7][..which.len()].copy_from_slice(batch.value[0]);
+                    });
+                }
             }
-            if let Some(labels) = &job.labels {
-                let x = &job.operands[0];
-                let label = labels.get(&lead, *row);
-                let Some(class) = usize::try_from(label).ok().filter(|c| *c < job.classes) else {
-                    wrong.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert((*row, label));
-                    continue;
-                };
-                let value = job.class(0, *row, class);
-                let below = if x.given.is_log() {
-                    exp_m1((value - a[k].ln) / x.temperature)
-                } else {
-                    1.0 - 1.0 / (a[k].inverse * value)
-                };
-                let to = out.data.wrapping_offset(at + class as isize * out.class_stride);
-                // SAFETY: the field has this class of this row.
-                unsafe { out.dtype.store(below * scaled[k], to) };
-            }
-            if let Some(mask) = &job.mask {
-                let mask_at = lead.offset(&mask.lead, *row);
-                // SAFETY: the mask has a byte for every class of every row.
-                let absent =
-                    |c: usize| unsafe { mask.data.offset(mask_at + c as isize * mask.class_stride).read() == 0 };
-                (0..job.classes).filter(|c| absent(*c)).for_each(zero);
+            // SAFETY: the field has the job's shape, and these rows are written by this thread only.
+            unsafe { emit_rows::<E, _, 2, 9>(level, slope, &both[i], which, &at, &out.target()) };
+            for (k, row) in which.iter().enumerate() {
+                if let Some(bad) = mend(jobs[i], &lead, *row, out, (a[k], at[8][k])) {
+                    wrong.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert((*row, bad));
+                }
             }
         }
     });
@@ -145,4 +160,33 @@ fn gradient_of<E: Math>(job: &Job, of: SlopeOf, g: &Upstream, unit: f64, mut out
         Some((row, label)) => Err(label_out_of_range(label, &job.row_name(row), job.classes)),
         None => Ok(()),
     }
+}
+
+/// Writes what the formula does not say of a row: the class of its label, and 0 where a class or the row does not count.
+/// Gives a label that is none.
+fn mend(job: &Job, lead: &Lead<'_>, row: usize, out: &Field, (norm, k): (Norm, f64)) -> Option<i128> {
+    let set = |class, value| out.set(lead, row, class, value);
+    if !job.counts(lead, row) {
+        (0..job.classes).for_each(|class| set(class, 0.0));
+        return None;
+    }
+    if let Some(labels) = &job.labels {
+        let x = &job.operands[0];
+        let label = labels.get(lead, row);
+        let Some(class) = usize::try_from(label).ok().filter(|c| *c < job.classes) else { return Some(label) };
+        let value = job.class(0, row, class);
+        let below = if x.given.is_log() {
+            exp_m1((value - norm.ln) / x.temperature)
+        } else {
+            1.0 - 1.0 / (norm.inverse * value)
+        };
+        set(class, below * k);
+    }
+    if let Some(mask) = &job.mask {
+        let mask_at = lead.offset(&mask.lead, row);
+        // SAFETY: the mask has a byte for every class of every row.
+        let absent = |c: usize| unsafe { mask.data.offset(mask_at + c as isize * mask.class_stride).read() == 0 };
+        (0..job.classes).filter(|c| absent(*c)).for_each(|class| set(class, 0.0));
+    }
+    None
 }

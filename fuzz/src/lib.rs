@@ -117,6 +117,7 @@ impl Call {
             threads: 1,
             out: Some(Out { data: out.first().cast_mut(), single, lead: out.strides() }),
             total: false,
+            known: None,
         };
         Ok(Call { quantity, operands, mask, rows, labels, out, job })
     }

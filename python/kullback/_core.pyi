@@ -174,6 +174,7 @@ def nll(
     threads: int | None = None,
 ) -> Any: ...
 def quantity(
+    save: bool,
     p: Any,
     q: Any,
     labels: Any,
@@ -189,10 +190,11 @@ def quantity(
     reduction: str,
     on_invalid: str,
     threads: int | None,
-) -> Any: ...
+) -> tuple[Any, Any]: ...
 def quantity_backward(
-    by: SupportsIndex,
+    wanted: tuple[bool, bool],
     grad: Any,
+    saved: Any,
     p: Any,
     q: Any,
     labels: Any,
@@ -207,7 +209,7 @@ def quantity_backward(
     temperature: float | tuple[float, float],
     reduction: str,
     threads: int | None,
-) -> Any: ...
+) -> tuple[Any, Any]: ...
 def softmax(name: str, input: Any, dim: SupportsIndex) -> Any: ...
 def softmax_backward(name: str, grad: Any, result: Any, dim: SupportsIndex) -> Any: ...
 def logsumexp(input: Any, dim: SupportsIndex, keepdim: bool, wide: bool = False, like: Any = None) -> Any: ...
@@ -228,7 +230,8 @@ def cross_entropy_loss(
     reduction: str,
     label_smoothing: float,
     save: bool,
-) -> tuple[Any, Any]: ...
+    ahead: bool,
+) -> tuple[Any, Any, Any]: ...
 def cross_entropy_backward(
     grad: Any,
     input: Any,

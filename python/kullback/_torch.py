@@ -53,6 +53,11 @@ class Operator:
         """Give the result, and the state."""
         raise NotImplementedError
 
+    @classmethod
+    def begin(cls, *args: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Give the result, the state, and where it costs little the only gradient, for a gradient of 1."""
+        return *cls.forward(*args), None
+
     @staticmethod
     def backward(wanted: Sequence[bool], grad: Tensor, state: Tensor | None, *args: Any) -> Gradients:
         """Give a gradient for each of the tensors."""
@@ -139,7 +144,7 @@ class _Node(torch.autograd.Function):
     def forward(
         ctx: Any, operator: type[Operator], others: Sequence[Any] | None, options: Sequence[Any], *tensors: Any
     ) -> Tensor:
-        result, state = operator.forward(*_merged(tensors, others), *options)
+        result, state, ctx.ahead = operator.begin(*_merged(tensors, others), *options)
         ctx.save_for_backward(state, *tensors)
         ctx.call = operator, others, options
         return result
@@ -149,11 +154,23 @@ class _Node(torch.autograd.Function):
         operator, others, options = ctx.call
         state, *tensors = ctx.saved_tensors
         args, needs = (*_merged(tensors, others), *options), ctx.needs_input_grad[3:]
+        # A second time through the graph finds it gone.
+        ahead, ctx.ahead = ctx.ahead, None
         if not torch.is_grad_enabled():
+            if ahead is not None and (found := _scaled(ahead, grad)) is not None:
+                return None, None, None, found, *(None for _ in tensors[1:])
+            del ahead
             return None, None, None, *operator.backward(needs, grad, state, *args)
         # Somebody may ask for a second derivative: the gradients depend on the arguments, whatever `grad` does.
         found = iter(_Gradient.apply(operator, needs, grad, state, *args))
         return None, None, None, *(next(found) if need else None for need in needs)
+
+
+def _scaled(ahead: Tensor, grad: Tensor) -> Tensor | None:
+    """Multiply a gradient by that of the result in place, unless half precision would be rounded twice."""
+    if grad.item() == 1.0:
+        return ahead
+    return None if _is_half(ahead) else ahead.mul_(grad)
 
 
 def _merged(tensors: Sequence[Any], others: Sequence[Any] | None) -> Sequence[Any]:
@@ -472,13 +489,19 @@ class CrossEntropy(Operator):
 
     @staticmethod
     def value(input: Any, target: Any, weight: Any, ignore_index: int, reduction: str, smoothing: float) -> Tensor:
-        result: Tensor = _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, False)[0]
+        found = _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, False, False)
+        result: Tensor = found[0]
         return result
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor | None]:
         input, target, weight, ignore_index, reduction, smoothing = args
-        return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, True)
+        return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, True, False)[:2]
+
+    @classmethod
+    def begin(cls, *args: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        input, target, weight, ignore_index, reduction, smoothing = args
+        return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, True, True)
 
     @staticmethod
     def backward(wanted: Sequence[bool], grad: Tensor, state: Tensor | None, *args: Any) -> Gradients:
@@ -552,6 +575,7 @@ class Quantity(Operator):
         "Tensor p, Tensor? q, Tensor? labels, Tensor? where, Tensor? rows, str name, int? ignore_index, str[] given, "
         "int axis, bool keepdims, float? base, float[] temperature, str reduction, str on_invalid, int? threads"
     )
+    state = "own"
     tensors = 5
 
     @staticmethod
@@ -561,12 +585,12 @@ class Quantity(Operator):
 
     @staticmethod
     def value(*args: Any) -> Tensor:
-        result: Tensor = _core.quantity(*_as_the_core_takes(args))
+        result: Tensor = _core.quantity(False, *_as_the_core_takes(args))[0]
         return result
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, None]:
-        return Quantity.value(*args), None
+    def forward(*args: Any) -> tuple[Tensor, Tensor | None]:
+        return _core.quantity(True, *_as_the_core_takes(args))
 
     @staticmethod
     def backward(wanted: Sequence[bool], grad: Tensor, state: Tensor | None, *args: Any) -> Gradients:
@@ -574,17 +598,21 @@ class Quantity(Operator):
         del options[-2]  # Invalid rows were refused before, or are NaN.
         repeated = q is not None and getattr(q, "shape", None) != getattr(p, "shape", None)
         operands = [_widened(x, repeated) for x in (p, q)]
+        grads = _core.quantity_backward((wanted[0], wanted[1]), grad, state, *operands, *options)
 
-        def gradient(k: int) -> Tensor:
-            found = _core.quantity_backward(k, grad, *operands, *options)
-            like, axis = args[k], args[8]
+        def summed(found: Tensor, like: Tensor) -> Tensor:
             # One row is one row, whatever the axis.
-            return _summed(found.movedim(axis, -1) if like.ndim == 1 else found, like)
+            return _summed(found.movedim(args[8], -1) if like.ndim == 1 else found, like)
 
-        return [gradient(k) if k < 2 and wanted[k] else None for k in range(5)]
+        return [
+            *(x if x is None else summed(x, like) for x, like in zip(grads, args[:2], strict=True)),
+            None,
+            None,
+            None,
+        ]
 
     @staticmethod
-    def fake(*args: Any) -> tuple[Tensor, None]:
+    def fake(*args: Any) -> tuple[Tensor, Tensor]:
         p, q, _, _, _, _, _, _, axis, keepdims, _, _, reduction, _, _ = args
         operands = [x for x in (p, q) if x is not None]
         from_end = axis if axis < 0 else axis - max(x.ndim for x in operands)
@@ -592,11 +620,15 @@ class Quantity(Operator):
         for shape in shapes:
             del shape[from_end if len(shape) > 1 else -1]
         shape = list(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+        numbers = 3
+        for n in shape:
+            numbers = numbers * n
         if keepdims:
             shape.insert(len(shape) + 1 + from_end, 1)
         single = all(x.dtype in (torch.float32, torch.float16, torch.bfloat16) for x in operands)
         dtype = torch.float32 if single else torch.float64
-        return torch.empty(shape if reduction == "none" else (), dtype=dtype, device=p.device), None
+        result = torch.empty(shape if reduction == "none" else (), dtype=dtype, device=p.device)
+        return result, torch.empty(numbers, dtype=torch.float64, device=p.device)
 
 
 def _as_the_core_takes(args: Sequence[Any]) -> list[Any]:

@@ -491,7 +491,7 @@ def cross_entropy(
         reduction = _legacy(size_average, reduce)
     if (tensors := _of_tensors(input, target)) is not None:
         return tensors.call(tensors.CrossEntropy, input, target, weight, ignore_index, reduction, label_smoothing)
-    return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, label_smoothing, False)[0]
+    return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, label_smoothing, False, False)[0]
 
 
 def nll_loss(

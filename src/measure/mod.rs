@@ -27,4 +27,6 @@ pub use pointwise::{
     Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, SoftmaxInput, Summed,
 };
 pub use slope::{Slope, SlopeOf};
-pub use softmax::{Expected, ExpectedInput, ExpectedTarget, LogSoftmax, LogSumExp, Softmax, Total};
+pub use softmax::{
+    Exp, Expected, ExpectedInput, ExpectedTarget, Largest, LogSoftmax, LogSumExp, Softmax, Times, Total,
+};

@@ -209,7 +209,7 @@ fn ln_1p_exp_of_minus<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
 
 /// eˣ over all floats. Below 0 it is formed 2^64 times as large, so that it underflows gradually.
 #[inline(always)]
-pub(super) fn exp<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
+fn exp<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
     let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
     let bias = E::EXP_BIAS.to_f64();
     let lifted = x.simd_lt(splat(0.0));

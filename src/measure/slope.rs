@@ -1,6 +1,5 @@
 //! The derivatives of the quantities by one class of one of their rows.
 
-use super::pointwise::exp;
 use crate::math::Math;
 use crate::rows::Emit;
 use crate::simd::*;
@@ -47,15 +46,30 @@ pub struct Slope {
     pub term: bool,
 }
 
-/// A normalised class and its logarithm.
+/// e^x for x ≤ 0 or little above, 0 where it is subnormal.
 #[inline(always)]
-fn normalised<S: Simd, E: Math>(s: S, x: V<S, E>, at: &[V<S, E>], log: bool) -> (V<S, E>, V<S, E>) {
-    if log {
-        let ln = ((x - at[0]) - at[1]) * at[2];
-        (exp::<S, E>(s, ln), ln)
-    } else {
-        (x * at[2], (E::ln(s, x) - at[0]) - at[1])
-    }
+fn exp_below<S: Simd, E: Math>(s: S, x: V<S, E>) -> V<S, E> {
+    let splat = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
+    let bias = E::EXP_BIAS.to_f64();
+    let least = splat(-bias * std::f64::consts::LN_2);
+    let x = x.simd_lt(least).select(least, x);
+    let shift = splat(E::MAGIC.to_f64() + bias);
+    let t = fma(x, splat(E::LOG2_E.to_f64()), shift);
+    let k = t - shift;
+    let r = fma(k, splat(-E::LN2_LO.to_f64()), fma(k, splat(-E::LN2_HI.to_f64()), x));
+    E::exp_reduced(s, r) * E::pow2_of_magic(s, t)
+}
+
+/// A normalised class.
+#[inline(always)]
+fn mass<S: Simd, E: Math>(s: S, x: V<S, E>, at: &[V<S, E>], log: bool) -> V<S, E> {
+    if log { exp_below::<S, E>(s, ((x - at[0]) - at[1]) * at[2]) } else { x * at[2] }
+}
+
+/// The logarithm of a normalised class.
+#[inline(always)]
+fn ln<S: Simd, E: Math>(s: S, x: V<S, E>, at: &[V<S, E>], log: bool) -> V<S, E> {
+    if log { ((x - at[0]) - at[1]) * at[2] } else { (E::ln(s, x) - at[0]) - at[1] }
 }
 
 impl<E: Math> Emit<E, 2, 9> for Slope {
@@ -63,34 +77,38 @@ impl<E: Math> Emit<E, 2, 9> for Slope {
     fn emit<S: Simd>(self, s: S, at: &[V<S, E>; 9], [x, y]: [V<S, E>; 2]) -> V<S, E> {
         let number = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
         let (zero, one) = (number(0.0), number(1.0));
-        let (a, ln_a) = normalised::<S, E>(s, x, &at[..3], self.log[0]);
-        let (b, ln_b) = normalised::<S, E>(s, y, &at[4..7], self.log[1]);
+        let (of_a, of_b, [log_a, log_b]) = (&at[..3], &at[4..7], self.log);
+        let a = mass::<S, E>(s, x, of_a, log_a);
         let nothing = a.simd_eq(zero);
+        let neither = nothing & y.simd_eq(if log_b { number(f64::NEG_INFINITY) } else { zero });
+        // Each branch takes what it needs: an exponential is a third of all.
         let phi = match self.of {
-            SlopeOf::Entropy => -ln_a,
-            SlopeOf::CrossEntropy => -ln_b,
-            SlopeOf::Kl => (nothing & b.simd_eq(zero)).select(zero, ln_a - ln_b),
+            SlopeOf::Entropy => -ln::<S, E>(s, x, of_a, log_a),
+            SlopeOf::CrossEntropy => -ln::<S, E>(s, y, of_b, log_b),
+            SlopeOf::Kl => neither.select(zero, ln::<S, E>(s, x, of_a, log_a) - ln::<S, E>(s, y, of_b, log_b)),
             SlopeOf::Js => {
                 // ½ ln(a/m) = −½ ln(½ + ½·b/a), of the smaller over the larger.
-                let gap = ln_b - ln_a;
-                let far = gap.abs();
-                let ratio = exp::<S, E>(s, -far);
+                let gap = ln::<S, E>(s, y, of_b, log_b) - ln::<S, E>(s, x, of_a, log_a);
+                let ratio = exp_below::<S, E>(s, -gap.abs());
                 let half = number(0.5);
                 // Both ratios lie between ½ and 1.
                 let near = E::ln(s, fma(ratio, half, half));
                 let more = gap.simd_gt(zero).select(gap, zero);
-                (nothing & b.simd_eq(zero)).select(zero, -(near + more) * half)
+                neither.select(zero, -(near + more) * half)
             }
-            SlopeOf::Other => b.simd_eq(zero).select(one, one - b / a),
+            // Logarithms: p·(1 − b/a) without the division.
+            SlopeOf::Other if log_a => return (a - mass::<S, E>(s, y, of_b, log_b)) * at[8],
+            SlopeOf::Other => {
+                let b = mass::<S, E>(s, y, of_b, log_b);
+                b.simd_eq(zero).select(one, one - b / a)
+            }
             SlopeOf::Nll => one,
         };
         if self.term {
             return nothing.select(zero, a * phi);
         }
-        // Logarithms: p·(1 − b/a) without the division.
-        let by_other = self.log[0] & (self.of == SlopeOf::Other);
-        let value = if by_other { a - b } else { (phi - at[7]) * if self.log[0] { a } else { one } };
-        let value = if self.log[0] & !by_other { nothing.select(zero, value) } else { value };
+        let value = phi - at[7];
+        let value = if log_a { nothing.select(zero, value * a) } else { value };
         value * at[8]
     }
 }

@@ -121,6 +121,75 @@ impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
     }
 }
 
+/// The maximum of a row; −∞ where it has no other number.
+#[derive(Clone, Copy)]
+pub struct Largest;
+
+impl<E: Math> Measure<E, 1, 1, 0, 1> for Largest {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, [seen]: [V<S, E>; 1], [x]: [V<S, E>; 1]) -> [V<S, E>; 1] {
+        [seen.max(x)]
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, _: S, seen: [W<S>; 1], _: [W<S>; 1]) -> [W<S>; 1] {
+        seen
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
+        self,
+        s: S,
+        _: &[V<S, E>; 1],
+        _: [V<S, E>; 1],
+        _: [V<S, E>; 0],
+    ) -> Terms<S, E, 0> {
+        ([], none::<S, E>(s))
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, _: S, a: Part<S, 1, 0>, b: Part<S, 1, 0>) -> Part<S, 1, 0> {
+        Part { at: [a.at[0].max(b.at[0])], sum: [] }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, 1, 0>, _: bool, _: [W<S>; 1]) -> Done<S, 1, 1, 1> {
+        let zero = W::splat(s, 0.0);
+        Done { value: p.at, mass: [zero], again: zero.simd_gt(zero), hint: [zero] }
+    }
+}
+
+/// e^{x/T} in the units of the frame of the row's maximum.
+#[derive(Clone, Copy)]
+pub struct Exp<E>(pub Scale<E>);
+
+impl<E: Math> Exp<E> {
+    /// The frames of rows with these maxima, 8 at a time.
+    pub fn frames(self, level: Level, max: [f64; 8]) -> [[f64; 8]; LOG] {
+        dispatch!(level, s => self.0.frame(s, W::load_array(s, max)).map(|w| w.to_array()))
+    }
+}
+
+impl<E: Math> Emit<E, 1, LOG> for Exp<E> {
+    #[inline(always)]
+    fn emit<S: Simd>(self, s: S, at: &[V<S, E>; LOG], [x]: [V<S, E>; 1]) -> V<S, E> {
+        self.0.exp(s, at, x - at[0], None).0
+    }
+}
+
+/// A number times that of the row.
+#[derive(Clone, Copy)]
+pub struct Times;
+
+impl<E: Math> Emit<E, 1, 1> for Times {
+    #[inline(always)]
+    fn emit<S: Simd>(self, _: S, at: &[V<S, E>; 1], [x]: [V<S, E>; 1]) -> V<S, E> {
+        x * at[0]
+    }
+}
+
 /// (x − m)/T − ln Σ e^{(x−m)/T}: two terms of one sign, the difference x − m exact. The frame: m, head and tail of
 /// the logarithm.
 #[derive(Clone, Copy)]

@@ -7,13 +7,14 @@ use smallvec::{SmallVec, smallvec};
 use super::array::{Alignment, Array, Target, align, dtype_name, follow, precision, scalar_of, tuple};
 use super::detached;
 use super::exchange::c_order;
+use super::loss::new_numbers;
 use super::options::{Axis, Base, Ignore, KeepDims, OnInvalid, Reduction, Spaces, Stored, Temperature, Threads};
 use super::pieces::Operands;
 use super::slope::{is_graph, node};
 use crate::error::short;
 use crate::registry::{Quantity, run};
 use crate::rows::Dtype;
-use crate::score::{Axes, Bytes, Given, Job, Labels, Operand, Out, ln, nanoseconds_a_row};
+use crate::score::{Axes, Bytes, Given, Job, KNOWN, Labels, Operand, Out, ln, nanoseconds_a_row};
 
 /// The keywords that every quantity has.
 pub struct Keywords<'a, 'py> {
@@ -190,6 +191,7 @@ pub fn prepare<'py>(
         threads,
         out: None,
         total: false,
+        known: None,
     };
     Ok(Call { job, place, single, _keep: keep })
 }
@@ -205,16 +207,17 @@ fn score<'py>(
     if is_graph(operands)? {
         return node(py, (quantity, root), operands, labels, k);
     }
-    value(py, (quantity, root), operands, labels, k)
+    value(py, (quantity, root), operands, labels, k, None)
 }
 
-/// Evaluates a quantity of one or two arrays.
+/// Evaluates a quantity of one or two arrays; `save` takes what its gradients need.
 fn value<'py>(
     py: Python<'py>,
     (quantity, root): (Quantity, bool),
     operands: &[(&'static str, &Bound<'py, PyAny>)],
     labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
     k: Keywords<'_, 'py>,
+    save: Option<&mut Option<Bound<'py, PyAny>>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut operands = Operands::new(operands, k.axis.0)?;
     k.dtype.apply(&mut operands.arrays)?;
@@ -252,6 +255,11 @@ fn value<'py>(
         )));
     }
     let work = nanoseconds_a_row(job.classes, job.operands.len()) * job.len() as f64;
+    if let Some(save) = save {
+        let (target, numbers) = new_numbers(py, &operands.kind, KNOWN * job.len())?;
+        job.known = Some(numbers);
+        *save = Some(target.finish(py, None)?);
+    }
     if k.reduction != Reduction::None {
         if k.out.is_some() {
             return Err(PyValueError::new_err("out is for reduction=\"none\": a sum or a mean is a scalar"));
@@ -582,15 +590,23 @@ pub fn nll<'py>(
     score(py, (Quantity::Nll, false), &[("q", q)], Some((labels, ignore_index.0)), keywords)
 }
 
-/// A quantity by name, of tensors whatever torch may have to know of them: for its operators.
+/// The quantity that has a name.
+pub(super) fn named(name: &str) -> PyResult<(Quantity, bool)> {
+    let found = NAMES.iter().find(|(n, _)| *n == name).map(|(_, which)| *which);
+    found.ok_or_else(|| crate::error::unknown("name", name, &NAMES.map(|(n, _)| n)).into())
+}
+
+/// A quantity by name, of tensors whatever torch may have to know of them: for its operators. With what its gradients
+/// need if `save`.
 #[pyfunction]
 #[pyo3(
-    signature = (p, q, labels, r#where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction,
+    signature = (save, p, q, labels, r#where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction,
         on_invalid, threads),
-    text_signature = "(p, q, labels, where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction, on_invalid, threads)"
+    text_signature = "(save, p, q, labels, where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction, on_invalid, threads)"
 )]
 pub fn quantity<'py>(
     py: Python<'py>,
+    save: bool,
     p: &Bound<'py, PyAny>,
     q: Option<&Bound<'py, PyAny>>,
     labels: Option<&Bound<'py, PyAny>>,
@@ -606,10 +622,7 @@ pub fn quantity<'py>(
     reduction: Reduction,
     on_invalid: OnInvalid,
     threads: Threads,
-) -> PyResult<Bound<'py, PyAny>> {
-    let Some((_, which)) = NAMES.iter().find(|(n, _)| *n == name) else {
-        return Err(crate::error::unknown("name", name, &NAMES.map(|(n, _)| n)).into());
-    };
+) -> PyResult<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
     let keywords = Keywords {
         given,
         dtype: Stored(false),
@@ -625,8 +638,12 @@ pub fn quantity<'py>(
         threads,
     };
     let labels = labels.map(|labels| (labels, ignore_index.0));
-    match q {
-        Some(q) => value(py, *which, &[("p", p), ("q", q)], labels, keywords),
-        None => value(py, *which, &[(if labels.is_some() { "q" } else { "p" }, p)], labels, keywords),
-    }
+    let mut saved = None;
+    let save = save.then_some(&mut saved);
+    let which = named(name)?;
+    let result = match q {
+        Some(q) => value(py, which, &[("p", p), ("q", q)], labels, keywords, save)?,
+        None => value(py, which, &[(if labels.is_some() { "q" } else { "p" }, p)], labels, keywords, save)?,
+    };
+    Ok((result, saved))
 }

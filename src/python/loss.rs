@@ -10,11 +10,11 @@ use crate::elementwise::{
     Elements, Field, Normal, Pointwise, log_sum_exp, log_sum_exp_gradient, plain, softmax as normalise,
     softmax_gradient,
 };
-use crate::loss::{self, Numbers, Terms, Upstream};
+use crate::loss::{self, Terms, Upstream};
 use crate::parallel::num_threads;
 use crate::reduce::Total;
 use crate::rows::Dtype;
-use crate::score::{Axes, Given, Job, Labels, Operand, nanoseconds_a_row};
+use crate::score::{Axes, Given, Job, Labels, Numbers, Operand, nanoseconds_a_row};
 
 type Obj<'a, 'py> = &'a Bound<'py, PyAny>;
 
@@ -801,6 +801,11 @@ impl<'py> Classes<'py> {
         nanoseconds_a_row(self.job.classes, self.job.operands.len()) * self.job.len() as f64
     }
 
+    /// Whether one reading of the logits gives the gradient too.
+    fn is_one_reading(&self) -> bool {
+        self.which == Which::Labels && self.terms.smoothing == 0.0
+    }
+
     /// How many numbers the gradient needs: the log-sum-exp of every row and the weight of every row (probabilities) or
     /// of all of them (labels); of log-probabilities the latter alone.
     fn saved(&self) -> usize {
@@ -845,6 +850,23 @@ fn check_shapes(x: &[usize], t: &[usize], lead: &[usize]) -> PyResult<()> {
 
 /// A result of a cross entropy and, where wanted, what its gradient needs.
 type Loss<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+/// The same and, where it is at hand, the gradient by the input.
+type LossAhead<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
+
+/// A sum or a mean over labels with its gradient, which one reading of the logits gives.
+fn cross_entropy_ahead<'py>(py: Python<'py>, call: &Classes<'py>, reduce: Reduce) -> PyResult<LossAhead<'py>> {
+    let (saved, numbers) = new_numbers(py, &call.kind, call.saved())?;
+    let (target, field) = whole(py, &call.kind, call.x.shape(), call.axis, call.x.dtype)?;
+    let (job, terms, field) = (&call.job, &call.terms, &field);
+    let mean = reduce == Reduce::Mean;
+    let (sum, count) = detached(py, 2.0 * call.work(), || {
+        let g = if mean { 1.0 / loss::weights(job, terms) } else { 1.0 };
+        loss::cross_entropy_and_gradient(job, terms, numbers, g, field.clone())
+    })?;
+    numbers.set(call.saved() - 1, count);
+    let result = scalar_of(py, &call.kind, if mean { sum / count } else { sum }, call.dtype())?;
+    Ok((result, Some(saved.finish(py, None)?), Some(target.finish(py, None)?)))
+}
 
 fn cross_entropy_of<'py>(py: Python<'py>, call: &Classes<'py>, reduce: Reduce, save: bool) -> PyResult<Loss<'py>> {
     let dtype = call.dtype();
@@ -852,13 +874,8 @@ fn cross_entropy_of<'py>(py: Python<'py>, call: &Classes<'py>, reduce: Reduce, s
         Reduce::None => Some(rows(py, &call.kind, &call.job.lead, dtype)?),
         _ => None,
     };
-    let saved = if save { Some(Target::new(py, &call.kind, &[call.saved()], Dtype::F64)?) } else { None };
-    if let Some(saved) = &saved {
-        // Rows that do not count write no numbers: theirs are 0 rather than what the memory held before.
-        // SAFETY: the new array is as long, in C order, and a floating 0 is all zero bits.
-        unsafe { saved.data().write_bytes(0, call.saved() * size_of::<f64>()) };
-    }
-    let numbers = saved.as_ref().map(|saved| Numbers(saved.data().cast()));
+    let saved = save.then(|| new_numbers(py, &call.kind, call.saved())).transpose()?;
+    let numbers = saved.as_ref().map(|(_, numbers)| *numbers);
     let (job, terms, field) = (&call.job, &call.terms, &out.as_ref().map(|(_, field)| field.clone()));
     let which = call.which;
     let (sum, count) = detached(py, call.work(), || {
@@ -881,14 +898,15 @@ fn cross_entropy_of<'py>(py: Python<'py>, call: &Classes<'py>, reduce: Reduce, s
         Some((target, _)) => target.finish(py, None)?,
         None => scalar_of(py, &call.kind, if reduce == Reduce::Mean { sum / count } else { sum }, dtype)?,
     };
-    Ok((result, saved.map(|saved| saved.finish(py, None)).transpose()?))
+    Ok((result, saved.map(|(saved, _)| saved.finish(py, None)).transpose()?))
 }
 
-/// torch's cross entropy of logits, and what `cross_entropy_backward` needs if `save`.
+/// torch's cross entropy of logits, what `cross_entropy_backward` needs if `save`, and if `ahead` the gradient by the
+/// input for a gradient of 1, where that takes no second reading of the logits.
 #[pyfunction]
 #[pyo3(
-    signature = (input, target, weight, ignore_index, reduction, label_smoothing, save),
-    text_signature = "(input, target, weight, ignore_index, reduction, label_smoothing, save)"
+    signature = (input, target, weight, ignore_index, reduction, label_smoothing, save, ahead),
+    text_signature = "(input, target, weight, ignore_index, reduction, label_smoothing, save, ahead)"
 )]
 pub fn cross_entropy_loss<'py>(
     py: Python<'py>,
@@ -899,10 +917,15 @@ pub fn cross_entropy_loss<'py>(
     reduction: Obj<'_, 'py>,
     label_smoothing: f64,
     save: bool,
-) -> PyResult<Loss<'py>> {
+    ahead: bool,
+) -> PyResult<LossAhead<'py>> {
     let reduce = reduce(reduction, false)?;
     let call = Classes::new(input, target, weight, ignore_index, label_smoothing, false)?;
-    cross_entropy_of(py, &call, reduce, save)
+    if ahead && reduce != Reduce::None && call.is_one_reading() {
+        return cross_entropy_ahead(py, &call, reduce);
+    }
+    let (result, saved) = cross_entropy_of(py, &call, reduce, save)?;
+    Ok((result, saved, None))
 }
 
 /// torch's negative log-likelihood of log-probabilities, and the sum of the weights if `save`.
@@ -937,8 +960,18 @@ fn upstream_of_rows(g: &Array<'_>, lead: &[usize], reduce: Reduce, count: f64) -
     Ok(Upstream::One(if reduce == Reduce::Mean { value / count } else { value }))
 }
 
+/// Room for what a forward pass saves.
+pub(super) fn new_numbers<'py>(py: Python<'py>, kind: &Kind<'py>, n: usize) -> PyResult<(Target<'py>, Numbers)> {
+    let saved = Target::new(py, kind, &[n], Dtype::F64)?;
+    // Rows that do not count write no numbers: theirs are 0 rather than what the memory held before.
+    // SAFETY: the new array is as long, in C order, and a floating 0 is all zero bits.
+    unsafe { saved.data().write_bytes(0, n * size_of::<f64>()) };
+    let numbers = Numbers(saved.data().cast());
+    Ok((saved, numbers))
+}
+
 /// What a forward pass saved, if it is that.
-fn saved_numbers(saved: &Array<'_>, n: usize) -> PyResult<Numbers> {
+pub(super) fn saved_numbers(saved: &Array<'_>, n: usize) -> PyResult<Numbers> {
     if saved.dtype != Dtype::F64 || saved.shape() != [n] || (n > 1 && saved.strides() != [8]) {
         return Err(PyTypeError::new_err(format!("saved must be {n} contiguous float64 numbers of the forward pass")));
     }

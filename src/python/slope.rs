@@ -1,6 +1,6 @@
 //! Quantities of tensors as part of torch's graph: which calls those are, and their gradients.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -10,14 +10,15 @@ use numpy::PyUntypedArray;
 use super::array::{Array, Kind, Target};
 use super::detached;
 use super::exchange::{is_torch, wants_graph};
-use super::information::{Keywords, NAMES, name, prepare};
+use super::information::{Keywords, name, named, prepare};
+use super::loss::saved_numbers;
 use super::options::{Axis, Base, Ignore, Reduction, Spaces, Temperature, Threads};
 use crate::elementwise::Field;
 use crate::loss::Upstream;
 use crate::measure::SlopeOf;
 use crate::registry::{Quantity, run};
 use crate::rows::{Dtype, Lead};
-use crate::score::{Axes, Given, Job, Operand, Out, ln, nanoseconds_a_row};
+use crate::score::{Axes, Given, Job, KNOWN, Operand, Out, ln, nanoseconds_a_row};
 use crate::slope::gradient;
 
 /// Whether torch has to see a call: its result is part of a graph, a transform of `torch.func` is under way, or an
@@ -91,17 +92,19 @@ pub fn node<'py>(
     ))
 }
 
-/// The gradient of a quantity by one of its rows (0 or 1), in the shape that all rows broadcast to.
+/// The gradients of a quantity by its rows, each if `wanted`, in the shape that all rows broadcast to; `saved` is what
+/// `quantity` gave for them.
 #[pyfunction]
 #[pyo3(
-    signature = (by, grad, p, q, labels, r#where, rows, name, ignore_index, given, axis, keepdims, base, temperature,
-        reduction, threads),
-    text_signature = "(by, grad, p, q, labels, where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction, threads)"
+    signature = (wanted, grad, saved, p, q, labels, r#where, rows, name, ignore_index, given, axis, keepdims, base,
+        temperature, reduction, threads),
+    text_signature = "(wanted, grad, saved, p, q, labels, where, rows, name, ignore_index, given, axis, keepdims, base, temperature, reduction, threads)"
 )]
 pub fn quantity_backward<'py>(
     py: Python<'py>,
-    by: usize,
+    wanted: (bool, bool),
     grad: &Bound<'py, PyAny>,
+    saved: &Bound<'py, PyAny>,
     p: &Bound<'py, PyAny>,
     q: Option<&Bound<'py, PyAny>>,
     labels: Option<&Bound<'py, PyAny>>,
@@ -116,18 +119,14 @@ pub fn quantity_backward<'py>(
     temperature: Temperature,
     reduction: Reduction,
     threads: Threads,
-) -> PyResult<Bound<'py, PyAny>> {
-    let Some((_, (quantity, root))) = NAMES.iter().find(|(n, _)| *n == name) else {
-        return Err(crate::error::unknown("name", name, &NAMES.map(|(n, _)| n)).into());
-    };
+) -> PyResult<[Option<Bound<'py, PyAny>>; 2]> {
+    let (quantity, root) = named(name)?;
     let arrays: Vec<(&'static str, Array<'py>)> = [("p", Some(p)), ("q", q)]
         .into_iter()
         .filter_map(|(name, obj)| obj.map(|obj| Ok((name, Array::new(name, obj)?))))
         .collect::<PyResult<_>>()?;
     let borrowed: Vec<(&'static str, &Array<'py>)> = arrays.iter().map(|(name, x)| (*name, x)).collect();
-    if by >= borrowed.len() {
-        return Err(PyValueError::new_err(format!("by must be less than {}, got {by}", borrowed.len())));
-    }
+    let wanted = [wanted.0, wanted.1 && borrowed.len() > 1];
     let kind = Kind::of(&borrowed)?;
     let mut call = prepare(
         &borrowed,
@@ -142,18 +141,15 @@ pub fn quantity_backward<'py>(
     )?;
     let place = call.place;
     let job = &mut call.job;
-    let of = match (quantity, by) {
-        (Quantity::Entropy, _) => SlopeOf::Entropy,
-        (Quantity::Nll, _) => SlopeOf::Nll,
-        (Quantity::Js, _) => SlopeOf::Js,
-        (Quantity::CrossEntropy, 0) => SlopeOf::CrossEntropy,
-        (Quantity::Kl, 0) => SlopeOf::Kl,
-        (Quantity::CrossEntropy | Quantity::Kl, _) => SlopeOf::Other,
+    let of = match quantity {
+        Quantity::Entropy => [SlopeOf::Entropy; 2],
+        Quantity::Nll => [SlopeOf::Nll; 2],
+        Quantity::Js => [SlopeOf::Js; 2],
+        Quantity::CrossEntropy => [SlopeOf::CrossEntropy, SlopeOf::Other],
+        Quantity::Kl => [SlopeOf::Kl, SlopeOf::Other],
     };
     if job.operands.len() == 1 {
         job.operands.push(job.operands[0].clone());
-    } else if by == 1 {
-        job.operands.swap(0, 1);
     }
     let unit = base.0.map_or(1.0, ln);
     let g = Array::new("grad", grad)?;
@@ -180,22 +176,30 @@ pub fn quantity_backward<'py>(
     };
     let work = 4.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
     let mut numbers = Vec::new();
-    if *root {
+    if root {
         let job = &*job;
         numbers = detached(py, work, || of_square(job, &upstream, unit))?;
         upstream = Upstream::Rows(per_row(&numbers, &job.lead));
     }
+    let saved = Array::new("saved", saved)?;
+    let known = saved_numbers(&saved, KNOWN * job.len())?;
     let mut shape = job.lead.clone();
     shape.insert(place, job.classes);
-    let dtype = arrays[by].1.dtype;
-    let target = Target::new(py, &kind, &shape, dtype)?;
-    let mut lead = target.strides();
-    let class_stride = lead.remove(place);
-    let field = &Field { data: target.data(), dtype, class_stride, lead };
-    let (job, upstream) = (&call.job, &upstream);
-    detached(py, work, || gradient(job, of, upstream, unit, field.clone()))?;
+    let mut targets = [None, None];
+    let mut by = [None, None];
+    for i in (0..2).filter(|i| wanted[*i]) {
+        let dtype = arrays[i].1.dtype;
+        let target = Target::new(py, &kind, &shape, dtype)?;
+        let mut lead = target.strides();
+        let class_stride = lead.remove(place);
+        by[i] = Some((of[i], Field { data: target.data(), dtype, class_stride, lead }));
+        targets[i] = Some(target);
+    }
+    let (job, upstream, by) = (&call.job, &upstream, &by);
+    detached(py, work, || gradient(job, Some(known), upstream, unit, by.clone()))?;
     drop(numbers);
-    target.finish(py, None)
+    let [p, q] = targets.map(|target| target.map(|target| target.finish(py, None)).transpose());
+    Ok([p?, q?])
 }
 
 /// From the gradient of each distance that of its square: g/(2d). Where rows are equal a distance has a kink, as |x| at

@@ -45,9 +45,14 @@ impl<E: Math, T: Emit<E, I, R>, const I: usize, const R: usize> Values<E> for Va
             // SAFETY: the caller has written R of them, and 16 elements are no less than a vector.
             let at: [V<_, E>; R] = array(|r| unsafe { load(s, at[r].as_ptr().cast::<E>()) });
             let (x, value): ([Tile<E>; I], T) = (array(|i| x[i]), self.0);
-            for v in 0..n {
-                // SAFETY: vector v of every input is readable, that of the output writable.
-                unsafe { store::<_, E>(value.emit(s, &at, array(|i| load(s, x[i].class(v)))), out.class(v).cast_mut()) };
+            // Addresses in variables of their own: a store might write to those of the tiles, as far as the compiler knows.
+            let (mut to, step): (*mut E, isize) = (out.class(0).cast_mut(), out.stride());
+            let (mut from, steps): ([*const E; I], [isize; I]) = (array(|i| x[i].class(0)), array(|i| x[i].stride()));
+            for _ in 0..n {
+                // SAFETY: this vector of every input is readable, that of the output writable.
+                unsafe { store::<_, E>(value.emit(s, &at, array(|i| load(s, from[i]))), to) };
+                to = to.wrapping_byte_offset(step);
+                from = array(|i| from[i].wrapping_byte_offset(steps[i]));
             }
         });
     }
@@ -311,16 +316,6 @@ unsafe fn transpose<S: Simd, E: Element>(s: S, values: *const E, classes: usize,
             }
         }
     }
-}
-
-/// Stores one vector to memory that need not be aligned.
-///
-/// # Safety
-/// `E::LANES` elements must be writable at `to`.
-#[inline(always)]
-unsafe fn store<S: Simd, E: Element>(v: V<S, E>, to: *mut E) {
-    // SAFETY: as the caller vouches.
-    unsafe { to.cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(v.to_array()) };
 }
 
 /// Stores `n` values, rounded to the dtype. For callers with the features of a level.

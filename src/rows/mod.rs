@@ -8,9 +8,11 @@
 
 mod across;
 mod along;
+mod cached;
 mod emit;
 mod source;
 
+pub use cached::Cached;
 pub use emit::{Emit, Target, emit_rows};
 pub use source::{Dtype, Input, Lead, Map, Mask};
 
@@ -151,6 +153,12 @@ impl<'a, E: Math, const I: usize> Rows<'a, E, I> {
     /// Every element that the shape and the strides of an input address must stay readable while the value is used.
     pub unsafe fn new(inputs: [Input<'a>; I], lead: Lead<'a>, classes: usize) -> Self {
         Rows { inputs, lead, classes, threads: 1, element: std::marker::PhantomData }
+    }
+
+    /// Whether the drivers read these rows where they are: else each step stages them anew.
+    pub fn are_in_place(&self) -> bool {
+        let short = self.classes <= SHORT;
+        self.inputs.iter().all(|x| if short { x.is_columns::<E>(&self.lead) } else { x.is_run::<E>() })
     }
 }
 
@@ -423,6 +431,9 @@ pub(crate) struct Offsets {
 impl Offsets {
     #[inline(always)]
     pub(crate) fn new(input: &Input<'_>, lead: &Lead<'_>, which: &[usize]) -> Self {
+        if let Some(step) = input.packed {
+            return Offsets { first: 0, step: Some(step), each: None };
+        }
         let first = lead.offset(input.lead, which[0]);
         let step = lead.step(input.lead, which);
         let each = (step.is_none() || input.mask.is_some()).then(|| {

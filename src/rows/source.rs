@@ -181,6 +181,8 @@ pub struct Input<'a> {
     pub class_stride: isize,
     /// Bytes from row to row along each leading axis; 0 repeats a row.
     pub lead: &'a [isize],
+    /// Where it is the rows of one batch that lie one after the other instead: bytes from one to the next.
+    pub packed: Option<isize>,
     /// Which classes count.
     pub mask: Option<Mask<'a>>,
     /// What is done to the elements.
@@ -255,6 +257,12 @@ impl<E> Tile<E> {
     pub(crate) fn shifted(self, n: usize) -> Self {
         let base: *const E = self.base.cast();
         if self.is_repeated() { self } else { Tile::new(base.wrapping_add(n), self.stride) }
+    }
+
+    /// Bytes from one vector to the next.
+    #[inline(always)]
+    pub(crate) fn stride(&self) -> isize {
+        self.stride
     }
 
     /// Whether it is one vector for all classes.
@@ -338,7 +346,16 @@ impl Input<'_> {
 
     /// Whether neighbouring rows are neighbours in memory, so that a vector across rows is one load.
     pub(crate) fn is_columns<E: Element>(&self, lead: &Lead<'_>) -> bool {
-        self.is_native::<E>() && lead.shape.len() == 1 && self.lead[0] == size_of::<E>() as isize
+        let step = match self.packed {
+            None if lead.shape.len() == 1 => Some(self.lead[0]),
+            packed => packed,
+        };
+        self.is_native::<E>() && step == Some(size_of::<E>() as isize)
+    }
+
+    /// Whether the classes of a row are neighbours in memory, so that a vector along it is one load.
+    pub(crate) fn is_run<E: Element>(&self) -> bool {
+        self.is_native::<E>() && self.class_stride == size_of::<E>() as isize
     }
 
     /// `n` classes from `start` of the row at `offset`: where they are, or a copy of them in `scratch`.
@@ -393,8 +410,7 @@ impl Input<'_> {
                 // SAFETY: class i of the row is readable, and i < SHORT keeps the store inside the tile.
                 unsafe {
                     let from = self.data.wrapping_offset(at(0).0 + i as isize * self.class_stride).cast::<E>();
-                    let value = V::<S, E>::splat(s, from.read_unaligned()).to_array();
-                    out.add(lanes * i).cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(value);
+                    store::<S, E>(V::<S, E>::splat(s, from.read_unaligned()), out.add(lanes * i));
                 }
             }
             return staged;
@@ -426,6 +442,7 @@ impl Input<'_> {
             }
             // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
             whole = offsets.step == Some(classes as isize * size)
+                && self.packed.is_none()
                 && lead.shape.len() == 1
                 && (lead.shape[0] - which[first + count - 1]) * classes >= lanes;
         } else {
@@ -492,9 +509,7 @@ unsafe fn transpose<S: Simd, E: Element>(s: S, from: &[*const E; 16], classes: u
         let r = square::<S, E>(array(|k| unsafe { load(s, at[if k < lanes { k } else { 0 }]) }));
         for (k, r) in r.iter().enumerate().take(n) {
             // SAFETY: class first + k < classes has room for LANES elements.
-            unsafe {
-                out.add(lanes * (first + k)).cast::<<V<S, E> as SimdBase<S>>::Array>().write_unaligned(r.to_array());
-            }
+            unsafe { store::<S, E>(*r, out.add(lanes * (first + k))) };
         }
         start += lanes;
     }
@@ -527,6 +542,7 @@ unsafe fn stage_at<S: Simd, E: Math>(
             Dtype::F64 => convert::<f64, E>(from, stride, swapped, n, out),
             Dtype::F32 => convert::<f32, E>(from, stride, swapped, n, out),
             Dtype::F16 => convert::<F16, E>(from, stride, swapped, n, out),
+            Dtype::Bf16 if E::LANES == 16 && stride == 2 && !swapped && LITTLE => widen_bf16(s, from, n, out.cast()),
             Dtype::Bf16 => convert::<Bf16, E>(from, stride, swapped, n, out),
             Dtype::I8 => convert::<i8, E>(from, stride, swapped, n, out),
             Dtype::I16 => convert::<i16, E>(from, stride, swapped, n, out),
@@ -635,25 +651,59 @@ fn widen_f16(bits: u16) -> f32 {
     f32::from_bits(value.to_bits() | infinite | (u32::from(bits & 0x8000) << 16))
 }
 
+/// Whether the first of two halves is the lower part of their word.
+const LITTLE: bool = cfg!(target_endian = "little");
+
+/// Numbers that are widened together: a line of the cache of those of 16 bits.
+const LINE: usize = 32;
+
 /// # Safety
 /// `n` numbers at the stride are readable, `n` elements writable at `out`.
 #[inline(always)]
 unsafe fn convert<T: Scalar, E: Element>(from: *const u8, stride: isize, swapped: bool, n: usize, out: *mut E) {
     if stride == T::SIZE && !swapped {
-        let line = 64 / T::SIZE as usize;
-        for start in (0..n).step_by(line) {
+        // SAFETY: as the caller vouches, of element i < n.
+        let one =
+            |i: usize| unsafe { out.add(i).write(E::from_f64(T::read(from.offset(i as isize * T::SIZE), false))) };
+        // So many steps, a number that is known, become vector code without a loop.
+        let mut start = 0;
+        while start + LINE <= n {
             prefetch(from.wrapping_offset(start as isize * T::SIZE + AHEAD as isize));
-            for i in start..n.min(start + line) {
-                // SAFETY: as the caller vouches.
-                unsafe { out.add(i).write(E::from_f64(T::read(from.offset(i as isize * T::SIZE), false))) };
-            }
+            (start..start + LINE).for_each(one);
+            start += LINE;
         }
+        (start..n).for_each(one);
     } else {
         for i in 0..n {
             // SAFETY: as the caller vouches.
             unsafe { out.add(i).write(E::from_f64(T::read(from.offset(i as isize * stride), swapped))) };
         }
     }
+}
+
+/// [`convert`] of bfloat16 to `f32`, which the compiler left in pieces: two of them are a word of 32 bits.
+///
+/// # Safety
+/// `n` numbers are readable, `n` elements writable at `out`.
+#[inline(always)]
+unsafe fn widen_bf16<S: Simd>(s: S, from: *const u8, n: usize, out: *mut f32) {
+    let mut start = 0;
+    while start + LINE <= n {
+        let at = from.wrapping_add(2 * start);
+        prefetch(at.wrapping_add(AHEAD));
+        // SAFETY: these 32 numbers are readable, as 16 words.
+        let words = unsafe { load::<S, f32>(s, at.cast()) }.bitcast::<i32x16<S>>();
+        let (even, odd): (V<S, f32>, V<S, f32>) =
+            ((words << 16).bitcast(), (words & i32x16::splat(s, 0xffff_0000_u32 as i32)).bitcast());
+        // SAFETY: and these 32 elements writable.
+        unsafe {
+            store::<S, f32>(even.zip_low(odd), out.add(start));
+            store::<S, f32>(even.zip_high(odd), out.add(start + 16));
+        }
+        start += LINE;
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { convert::<Bf16, f32>(from.add(2 * start), 2, false, n - start, out.add(start)) };
 }
 
 #[cfg(test)]
