@@ -331,9 +331,7 @@ pub fn gap_anywhere<S: Simd, E: Math>(
     let (high, lost) = two_diff(h, head);
     let finite = high.abs().simd_lt(E::INFINITY);
     // Of an infinite difference the errors are NaN.
-    let (sum, low) = two_sum(high, finite.select(l + lost, zero));
-    let high = finite.select(sum, high);
-    let (low, more) = (finite.select(low - tail, zero), finite.select(high, zero));
+    let (low, more) = (finite.select((l + lost) - tail, zero), finite.select(high, zero));
     let both = x.simd_eq(E::NEG_INFINITY) & y.simd_eq(E::NEG_INFINITY);
     both.select(zero, fma(high, inv[0], fma(more, inv[1], low * inv[0])))
 }
