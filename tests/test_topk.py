@@ -57,6 +57,18 @@ def dump(path: Path, lists: list[list[tuple[int, float]]], form: str) -> Path:
             lines = [{"prompt_logprobs": [None, *prompt], "choices": [{"text": "text", "logprobs": None}]}]
         case "slots":
             lines = [{"content": "text", "completion_probabilities": entries}]
+        case "sglang":
+            top = [[[x, i, None] for i, x in row] for row in lists]
+            lines = [{"text": "t", "meta_info": {"id": "1", "input_top_logprobs": [], "output_top_logprobs": top}}]
+        case "sglang prompt":
+            top = [[[x, i, f"tok{i}"] for i, x in row] for row in lists]
+            of_prompt = {"input_top_logprobs": [None, *top], "output_top_logprobs": top[:3]}
+            chosen = [[row[0][1], row[0][0], None] for row in lists]
+            lines = [[{"text": "t", "meta_info": {"output_token_logprobs": chosen, **of_prompt}}]]
+        case "triples":
+            lines = [[[x, i, f"tok{i}"] for i, x in row] for row in lists]
+        case "usage":
+            lines = [{"choices": [{"logprobs": {"content": entries}}]}, {"choices": [], "usage": {"total_tokens": 9}}]
         case "parquet":
             ids, values = ([[pair[i] for pair in row] for row in lists] for i in (0, 1))
             pq.write_table(pa.table({"token_ids": ids, "logprobs": values}), path)
@@ -77,7 +89,8 @@ def coarse(base: list[list[tuple[int, float]]], other: list[list[tuple[int, floa
     return np.array(values)
 
 
-FORMS = ["objects", "lists", "server", "chat", "stream", "completion", "prompt", "slots", "parquet"]
+FORMS = ["objects", "lists", "server", "chat", "stream", "completion", "prompt", "slots", "usage"]
+FORMS += ["sglang", "sglang prompt", "triples", "parquet"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -89,7 +102,7 @@ def test_the_divergence_is_that_of_the_coarse_rows(tmp_path: Path, form: str) ->
     found = document("compare", a, b)
     expected = coarse(*lists)
     assert found["schema"] == "kullback.topk/1" and "kl" not in found
-    ignored = int(form == "prompt")
+    ignored = int(form in ("prompt", "sglang prompt"))
     assert found["rows"] == {"total": ROWS + ignored, "scored": ROWS, "ignored": ignored, "invalid": 0}
     assert found["kl_topk"]["mean"] == pytest.approx(expected.mean(), rel=1e-12)
     assert found["kl_topk"]["max"] == pytest.approx(expected.max(), rel=1e-12)
@@ -130,11 +143,16 @@ def test_more_of_the_lists_is_never_less_divergence(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "line 1: not JSON"),
-        ('{"a": -1}\n[1, 2]', "line 2: neither"),
+        ('{"a": -1}\n[1, 2]', "line 2: no list of tokens and log-probabilities; accepted are {"),
         ('{"a": 0.5}', "line 1: 'a' has 0.5"),
         ('{"a": -0.1, "b": -0.2}', "line 1: its probabilities sum to 1.7"),
         ('[{"logprob": -1}]', "line 1: an entry has no"),
         ('{"a": "x"}', "line 1: 'a' has 'x'"),
+        ("[[-0.5, 7, null], [-3.0, 9]]", "line 1: no list of tokens"),
+        ("[[-0.5, null, null]]", "line 1: the token None is neither a text nor an id"),
+        ("[[null, 7, null]]", "line 1: 7 has None, where log-probabilities are numbers <= 0; accepted are"),
+        ('{"content": [{"token": "a", "logprob": -1, "top_logprobs": []}]}', "line 1: 'top_logprobs' is empty: ask"),
+        ('{"completion_probabilities": [{"id": 7, "prob": 0.5, "top_probs": []}]}', "accepted are"),
         ('{"choices": [{"text": "no", "logprobs": null}]}', "no line has log-probabilities: were they asked for?"),
         (f'{{"a": "{"x" * 999}"}}', f"'a' has '{'x' * 59} …, where"),
     ],
@@ -154,3 +172,33 @@ def test_dumps_of_different_lengths_and_foreign_options_are_refused(tmp_path: Pa
     assert "no such file" in refused(run("compare", a, tmp_path / "c.jsonl")).lower()
     assert run("compare", a, a, "--labels", "y.npy").exit_code == 2
     assert run("compare", a, a, "--format", "llama").exit_code == 2
+
+
+def test_ids_are_ids_whoever_writes_them(tmp_path: Path) -> None:
+    a, b, c, text = (tmp_path / f"{name}.jsonl" for name in ("a", "b", "c", "text"))
+    a.write_text('{"meta_info": {"output_top_logprobs": [[[-0.5, 7, null], [-2.0, 12, null]]]}}')
+    entries = {"7": {"logprob": -0.6, "decoded_token": "x"}, "12": {"logprob": -3, "decoded_token": ""}}
+    b.write_text(json.dumps({"prompt_logprobs": [entries]}))
+    c.write_text('[{"token": "token_id:7", "logprob": -0.6}, {"token": "token_id:12", "logprob": -3}]')
+    text.write_text('[{"token": "7", "logprob": -0.6}]')
+    expected = coarse([[(7, -0.5), (12, -2.0)]], [[(7, -0.6), (12, -3.0)]])[0]
+    for other in (b, c):
+        assert document("compare", a, other)["kl_topk"]["mean"] == pytest.approx(expected, rel=1e-12)
+    assert f"{a} has tokens as ids and {text} as texts" in refused(run("compare", text, a))
+
+
+def test_parts_of_characters_are_told_apart_by_their_bytes_or_not_at_all(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+
+    def line(first: list[int] | None, second: list[int] | None) -> str:
+        entries = [("\ufffd", -1.0, first), ("\ufffd", -1.5, second), ("x", -2.0, [120])]
+        return json.dumps([{"token": token, "logprob": x, "bytes": raw} for token, x, raw in entries])
+
+    a.write_text(line([0xE2], [0xE3]))
+    b.write_text(line([0xE3], [0xE2]))
+    known = [[(0xE2, -1.0), (0xE3, -1.5), (1, -2.0)]], [[(0xE3, -1.0), (0xE2, -1.5), (1, -2.0)]]
+    assert document("compare", a, b)["kl_topk"]["mean"] == pytest.approx(coarse(*known)[0], rel=1e-12)
+    for unknown in (None, list("\ufffd".encode())):
+        a.write_text(line(unknown, unknown))
+        b.write_text(line(unknown, unknown))
+        assert document("compare", a, b)["tokens_in_both"] == 1

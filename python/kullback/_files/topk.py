@@ -2,8 +2,9 @@
 
 JSON lines, one position a line or a list of positions a line, each an object ``{token: log-probability}`` or
 ``{token: {"logprob": …}}`` or a list of ``{"token": …, "logprob": …}`` (``"id"`` or ``"token_id"`` for the token will
-do); or whole responses, which nest such lists under ``choices``, ``logprobs``, ``prompt_logprobs`` and the like. Or
-Parquet with two columns of lists, of token ids and of log-probabilities.
+do) or of sglang's ``[log-probability, id, text]``; or whole responses, which nest such lists under ``choices``,
+``logprobs``, ``prompt_logprobs``, ``meta_info`` and the like. Or Parquet with two columns of lists, of token ids and of
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -19,14 +20,38 @@ from kullback._files.tensor import FileError
 __all__ = ["Position", "is_topk", "read_topk"]
 
 Position = dict[Any, float]
-"""The log-probability of each token of a list, by its text or id; empty where a server gives none, as for the first."""
+"""The log-probability of each token of a list, by its id (an int), its text, or the bytes of a part of a character.
 
-_NESTED = ("prompt_logprobs", "choices", "completion_probabilities", "content", "top_logprobs", "logprobs")
+Empty where a server gives none, as for the first.
+"""
+
+_NESTED = (
+    "prompt_logprobs",
+    "input_top_logprobs",
+    "choices",
+    "meta_info",
+    "completion_probabilities",
+    "output_top_logprobs",
+    "content",
+    "top_logprobs",
+    "logprobs",
+)
 """Where servers put lists; what they say of the prompt, the same for both models, before what they generated."""
+
+_ACCEPTED = (
+    'accepted are {"token": log-probability}, [{"token": …, "logprob": …}, …], [[log-probability, id, text], …], and '
+    "responses of OpenAI's API, vLLM, sglang and llama.cpp's server that hold them"
+)
 
 _TOKEN = ("token_id", "id", "token")
 _IDS = ("token_ids", "ids", "tokens", "indices")
 _LOGPROBS = ("logprobs", "log_probs", "logprob")
+
+_TOKEN_ID = "token_id:"
+"""What vLLM puts before the number under ``return_tokens_as_token_ids``."""
+
+_UNKNOWN = "\ufffd"
+"""What servers write for a part of a character: different tokens have the same text."""
 
 _LONG = 60
 """Characters of a value that messages quote."""
@@ -110,7 +135,7 @@ def _read_parquet(path: Path) -> Iterator[Position]:
             place = f"{path}: row {row}"
             if tokens is None or values is None or len(tokens) != len(values):
                 raise FileError(f"{place}: {pair[0]} and {pair[1]} are not lists of one length")
-            yield _checked(dict(zip(tokens, values, strict=True)), place)
+            yield _checked(list(zip(tokens, values, strict=True)), place)
         first += batch.num_rows
 
 
@@ -128,40 +153,72 @@ def _positions(found: Any, place: str) -> Iterator[Position]:
         yield {}
     elif isinstance(found, dict):
         # A server's entry for a position names its own token beside the list of the best.
-        for key in _NESTED:
-            if isinstance(found.get(key), list | dict):
+        nested = [key for key in _NESTED if isinstance(found.get(key), list | dict | None) and key in found]
+        for key in nested:
+            if found[key] and any(found[key]):
                 yield from _positions(found[key], place)
                 return
-        if any(key in found and found[key] is None for key in _NESTED):
+        if "logprob" in found and nested:
+            raise FileError(f"{place}: {nested[0]!r} is empty: ask the server for more than the token it chose")
+        if nested:
             return  # the end of a stream, which has none
         if found and all(isinstance(entry, dict) and "logprob" in entry for entry in found.values()):
-            found = {token: entry["logprob"] for token, entry in found.items()}
-        yield _checked(found, place)
-    elif isinstance(found, list) and found and all(isinstance(entry, dict | None) for entry in found):
-        if all(
-            entry and "logprob" in entry and not any(isinstance(entry.get(k), list) for k in _NESTED) for entry in found
-        ):
-            yield _checked(dict(_entry(entry, place) for entry in found), place)
-            return
+            yield _checked([_numbered(token, entry) for token, entry in found.items()], place)
+        else:
+            yield _checked(list(found.items()), place)
+    elif isinstance(found, list) and found and all(map(_is_entry, found)):
+        yield _checked([_entry(entry, place) for entry in found], place)
+    elif isinstance(found, list) and found and all(isinstance(entry, dict | list | None) for entry in found):
         for entry in found:
             yield from _positions(entry, place)
     else:
-        raise FileError(f"{place}: neither {{token: log-probability}} nor a list of tokens with a logprob")
+        raise FileError(f"{place}: no list of tokens and log-probabilities; {_ACCEPTED}")
 
 
-def _entry(entry: dict[str, Any], place: str) -> tuple[Any, float]:
-    token = next((entry[key] for key in _TOKEN if key in entry), None)
+def _is_entry(entry: Any) -> bool:
+    """Whether this is one of the best tokens of a position, and not a position."""
+    if isinstance(entry, dict):
+        return "logprob" in entry and not any(isinstance(entry.get(key), list) for key in _NESTED)
+    # Of sglang: the log-probability, the id, and the text or None.
+    return isinstance(entry, list) and len(entry) == 3 and not any(isinstance(part, dict | list) for part in entry)
+
+
+def _entry(entry: dict[str, Any] | list[Any], place: str) -> tuple[Any, Any]:
+    if isinstance(entry, list):
+        logprob, token, _ = entry
+        return token, logprob
+    token = next((entry[key] for key in _TOKEN if entry.get(key) is not None), None)
     if token is None:
         raise FileError(f"{place}: an entry has no {' or '.join(map(repr, _TOKEN))}")
+    raw = entry.get("bytes")
+    if isinstance(token, str) and _UNKNOWN in token and isinstance(raw, list) and raw != list(token.encode()):
+        token = tuple(raw)
     return token, entry["logprob"]
 
 
-def _checked(position: dict[Any, Any], place: str) -> Position:
-    for token, value in position.items():
+def _numbered(token: str, entry: dict[str, Any]) -> tuple[Any, Any]:
+    """Read vLLM's entries of a prompt, whose keys are ids, as text because JSON has no other."""
+    return int(token) if "decoded_token" in entry and token.isdecimal() else token, entry["logprob"]
+
+
+def _checked(entries: list[tuple[Any, Any]], place: str) -> Position:
+    """Give what a list says for certain: what two of its tokens are called is the name of neither."""
+    position: Position = {}
+    doubled = set()
+    total = 0.0
+    for name, value in entries:
+        token = name
+        if isinstance(name, str) and name.startswith(_TOKEN_ID) and name.removeprefix(_TOKEN_ID).isdecimal():
+            token = int(name.removeprefix(_TOKEN_ID))
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value > 1e-3:
             shown = repr(value) if len(repr(value)) < _LONG else f"{repr(value)[:_LONG]} …"
-            raise FileError(f"{place}: {token!r} has {shown}, where log-probabilities are numbers <= 0")
-    total = sum(math.exp(value) for value in position.values())
+            raise FileError(f"{place}: {token!r} has {shown}, where log-probabilities are numbers <= 0; {_ACCEPTED}")
+        if not isinstance(token, int | str | tuple):
+            raise FileError(f"{place}: the token {token!r} is neither a text nor an id; {_ACCEPTED}")
+        total += math.exp(value)
+        if token in position or (isinstance(token, str) and _UNKNOWN in token):
+            doubled.add(token)
+        position[token] = value
     if total > 1 + 1e-3:
         raise FileError(f"{place}: its probabilities sum to {total:.6g}, more than 1: are these log-probabilities?")
-    return position
+    return {token: value for token, value in position.items() if token not in doubled}

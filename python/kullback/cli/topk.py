@@ -63,6 +63,10 @@ def compare_topk(request: Request) -> dict[str, Any]:
             if base is None or other is None:
                 short, long = (request.base, request.other) if base is None else (request.other, request.base)
                 raise FileError(f"{short}: ends after {rows + i} positions, and {long} goes on")
+        numbered = [{isinstance(token, int) for pair in block for token in pair[side]} for side in (0, 1)]
+        if all(numbered) and not numbered[0] & numbered[1]:
+            ids, texts = (request.base, request.other) if True in numbered[0] else (request.other, request.base)
+            raise FileError(f"{ids} has tokens as ids and {texts} as texts: dump both in one way")
         p, q, same, shared = _coarse(block)
         kl = kullback.kl_divergence(p, q, given="counts", threads=request.threads)
         # Where neither says anything, as of a text's first token, there is nothing to compare.
