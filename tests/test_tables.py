@@ -110,9 +110,27 @@ def test_folders_of_parts_pair_up_by_file(tmp_path: Path) -> None:
         for i, cut in enumerate(np.array_split(np.arange(101), 3)):
             write(tmp_path / name / f"part-{i}.parquet", table_of(rows[cut], labels[cut], "list"))
     found = document("compare", tmp_path / "base", tmp_path / "other", "--labels", f"{tmp_path / 'base'}::label")
-    assert found["rows"]["total"] == 101 and found["kl"]["groups"] == 3
-    assert found["kl"]["mean"] == kb.compare(base, other).summary()["kl"]["mean"]
-    assert found["perplexity"]["base"] == kb.compare(base, other, labels).summary()["perplexity"]["base"]
+    same_numbers(found, kb.compare(base, other, labels).summary())
+    groups = f"{tmp_path / 'base'}::label"
+    found = document("compare", tmp_path / "base", tmp_path / "other", "--groups", groups)
+    same_numbers(found, kb.compare(base, other, groups=labels).summary())
+
+
+def test_a_table_with_several_columns_of_lists_has_to_be_told_which(tmp_path: Path) -> None:
+    base, other, labels = pair()
+    table = pa.table({"p": list(base), "q": list(other), "ids": list(np.argsort(base, axis=1)), "label": labels})
+    (tmp_path / "parts").mkdir()
+    path = write(tmp_path / "parts" / "t.parquet", table)
+    message = f"{path}: which column of lists holds the rows? choose one with --columns p or PATH::p of 'p' (101 × 7 "
+    for file in (path, tmp_path / "parts"):
+        assert message in refused(run("score", file))
+        assert "'q' (101 × 7 float64)" in refused(run("compare", file, file))
+        with pytest.raises(ValueError, match="which column of lists"):
+            next(kb.scan(file))
+        expected = kb.entropy(base, given="logits").mean()
+        for which in ([file, "--columns", "p"], [file, "--columns", "p*"], [f"{file}::p"]):
+            assert document("score", *which)["entropy"]["mean"] == pytest.approx(expected, rel=1e-12)
+    assert "'ids'" not in refused(run("score", path))
 
 
 def test_scan_gives_every_row_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

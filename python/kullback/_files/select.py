@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -178,13 +179,13 @@ def select_matrices(
     Raises
     ------
     FileError
-        If there is none; the message lists what there is.
+        If there is none, or a table has several columns of lists; the message lists what there is.
     """
     tensors = as_stored(list_tensors(spec, columns, damaged), dtype)
     if columns is not None:
         first: dict[Path, Tensor] = {}
         for tensor in tensors:
-            if len(tensor.shape) == 2 and (not tensor.key or tensor.key in columns):
+            if len(tensor.shape) == 2 and (not tensor.key or any(fnmatchcase(tensor.key, word) for word in columns)):
                 first.setdefault(tensor.path, tensor)
         tensors = list(first.values())
     wide = [tensor for tensor in tensors if len(tensor.shape) >= 2]
@@ -192,6 +193,13 @@ def select_matrices(
     if not matrices:
         hint = "; --columns says which columns are classes" if any(t.path.suffix in TABLES for t in tensors) else ""
         raise FileError(f"{spec}: has no numeric array of two or more axes; it has {_spelled(tensors)}{hint}")
+    for path in {tensor.path for tensor in matrices if tensor.path.suffix in TABLES}:
+        lists = [tensor for tensor in matrices if tensor.path == path]
+        if len(lists) > 1:
+            raise FileError(
+                f"{path}: which column of lists holds the rows? choose one with --columns {lists[0].key} or "
+                f"PATH::{lists[0].key} of {_spelled(lists, key=True)}"
+            )
     return matrices
 
 
@@ -304,8 +312,11 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _spelled(tensors: Sequence[Tensor]) -> str:
-    words = [f"{t.name!r} ({' × '.join(map(str, t.shape)) or 'one'} {t.dtype.name})" for t in tensors[:_LISTED]]
+def _spelled(tensors: Sequence[Tensor], *, key: bool = False) -> str:
+    words = [
+        f"{(t.key if key else t.name)!r} ({' × '.join(map(str, t.shape)) or 'one'} {t.dtype.name})"
+        for t in tensors[:_LISTED]
+    ]
     if len(tensors) > _LISTED:
         words.append(f"{len(tensors) - _LISTED} more")
     return ", ".join(words) or "nothing"

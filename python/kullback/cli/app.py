@@ -169,7 +169,8 @@ MaskFile = Annotated[str | None, typer.Option(metavar="F", help="1 where a row i
 GroupFile = Annotated[
     str | None,
     typer.Option(
-        metavar="F", help="Group of each row, for standard errors; default: its sequence, if there are several."
+        metavar="F",
+        help="Group of each row, for standard errors; default: its index on leading axes, its array's name.",
     ),
 ]
 Invalid = Annotated[

@@ -76,7 +76,9 @@ class Selection:
             self.mask = Aligned(options.mask, every, "the mask", lambda tensor: tensor.is_integer)
         if options.groups is not None:
             self.groups = Aligned(options.groups, every, "the groups", _can_group)
-        self.by_sequence = len(every) > 1 or any(len(part.leading) > 1 for part in every)
+        # Files that hold one name each, or none, are parts of one data set.
+        named = {part.tensors[0].key for part in every}
+        self.by_sequence = len(named) > 1 or any(len(part.leading) > 1 for part in every)
 
     @property
     def sources(self) -> list[Aligned | Labels]:
@@ -86,7 +88,8 @@ class Selection:
     def of(self, block: Block, sequence: NDArray[np.int64]) -> tuple[NDArray[Any] | None, ...]:
         """Labels, mask and groups of a block, each an array or None.
 
-        Without ``--groups``, rows of a sequence are a group; the rows of a single plain matrix are independent.
+        Without ``--groups``, rows of a sequence are a group; the rows of a plain matrix, also in several files, are
+        independent.
         """
         where = block.index, block.start, block.stop
         labels = self.labels.read(*where) if self.labels else None
