@@ -116,6 +116,19 @@ def test_folders_of_parts_pair_up_by_file(tmp_path: Path) -> None:
     same_numbers(found, kb.compare(base, other, groups=labels).summary())
 
 
+def test_footers_are_read_once_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, other, labels = pair()
+    read: list[Path] = []
+    read_metadata = pq.read_metadata
+    monkeypatch.setattr(pq, "read_metadata", lambda path: read.append(path) or read_metadata(path))
+    a, b = (write(tmp_path / f"{i}.parquet", table_of(x, labels, "list")) for i, x in enumerate((base, other)))
+    document("compare", a, b, "--labels", f"{a}::label")
+    assert sorted(read) == [a, b]
+    write(a, table_of(other[:50], labels[:50], "list"))
+    assert document("score", a)["rows"]["total"] == 50
+    assert sorted(read) == [a, a, b]
+
+
 def test_a_table_with_several_columns_of_lists_has_to_be_told_which(tmp_path: Path) -> None:
     base, other, labels = pair()
     table = pa.table({"p": list(base), "q": list(other), "ids": list(np.argsort(base, axis=1)), "label": labels})

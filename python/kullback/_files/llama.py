@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kullback._files.tensor import DamagedError, FileError, Tensor
+from kullback._files.tensor import DamagedError, FileError, Tensor, stamp
 
 __all__ = ["Codes", "Packed", "PackedRows", "is_llama", "list_llama"]
 
@@ -51,8 +52,14 @@ class Packed:
 
 def is_llama(path: Path) -> bool:
     """Whether a file starts as these do."""
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    return _head(stamp(path)) == _MAGIC
+
+
+@lru_cache(maxsize=64)
+def _head(stamped: tuple[Path, int, int, int]) -> bytes:
+    """Read the first bytes, once until the file changes."""
+    with stamped[0].open("rb") as file:
+        return file.read(len(_MAGIC))
 
 
 def list_llama(path: Path) -> list[Tensor]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kullback import _core
-from kullback._files.tensor import DamagedError, FileError, Tensor
+from kullback._files.tensor import DamagedError, FileError, Tensor, stamp
 
-__all__ = ["TABLES", "Columns", "TableRows", "list_table"]
+__all__ = ["TABLES", "Columns", "TableRows", "list_table", "open_parquet"]
 
 _BATCH_BYTES, _BATCH_ROWS = 16 << 20, 1 << 17
 """Bytes and rows of a batch at most: those of the block that is scored, which then is a batch as it stands."""
@@ -253,21 +254,38 @@ class _Table:
         raise NotImplementedError
 
 
+@lru_cache(maxsize=8)
+def _footer(stamped: tuple[Path, int, int, int]) -> Any:
+    """Read the footer, which of thousands of columns and row groups is long, once until the file changes."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(stamped[0])
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a file as pyarrow's `ParquetFile`.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+    import pyarrow.parquet as pq
+
+    # Buffered, and not mapped: a column chunk is read a piece at a time, and stays in memory no longer.
+    options = {"pre_buffer": False, "buffer_size": 1 << 20, "page_checksum_verification": True}
+    return pq.ParquetFile(path, metadata=_footer(stamp(path)), **options)
+
+
 class _Parquet(_Table):
-    def _file(self) -> Any:
-        import pyarrow.parquet as pq
-
-        # Buffered, and not mapped: a column chunk is read a piece at a time, and stays in memory no longer.
-        return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
-
     def schema(self) -> Any:
-        return self._file().schema_arrow
+        return open_parquet(self._path).schema_arrow
 
     def rows(self) -> int:
-        return int(self._file().metadata.num_rows)
+        return int(open_parquet(self._path).metadata.num_rows)
 
     def batches(self, names: tuple[str, ...], rows: int) -> Iterator[Any]:
-        for batch in self._file().iter_batches(batch_size=rows, columns=list(names)):
+        for batch in open_parquet(self._path).iter_batches(batch_size=rows, columns=list(names)):
             yield batch.select(list(names))
 
 

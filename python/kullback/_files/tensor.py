@@ -91,6 +91,18 @@ class Tensor:
         return self.dtype.kind in "iub"
 
 
+def stamp(path: Path) -> tuple[Path, int, int, int]:
+    """Give what tells whether a file is the one whose head was read: its path, inode, size and time of last change.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+    found = path.stat()
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def bfloat16(path: Path) -> np.dtype[Any]:
     """Return numpy's bfloat16, which ``ml_dtypes`` provides.
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kullback._files.tables import open_parquet
 from kullback._files.tensor import FileError
 
 __all__ = ["Position", "is_topk", "read_topk"]
@@ -70,13 +71,14 @@ def is_topk(spec: str) -> bool:
 
 def _pair(path: Path) -> tuple[str, str] | None:
     """Give the columns of ids and of log-probabilities, if there are such columns of lists of varying length."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        schema = pq.ParquetFile(path).schema_arrow
+        import pyarrow as pa
+    except ImportError:
+        return None  # whoever reads it will say what is missing, and what is wrong
+    try:
+        schema = open_parquet(path).schema_arrow
     except (pa.ArrowException, OSError):
-        return None  # whoever reads it will say what is wrong
+        return None
     lists = {field.name for field in schema if pa.types.is_nested(field.type)}
     ids = next((name for name in _IDS if name in lists), None)
     logprobs = next((name for name in _LOGPROBS if name in lists), None)
@@ -123,13 +125,11 @@ def read_topk(spec: str) -> Iterator[Position]:
 
 
 def _read_parquet(path: Path) -> Iterator[Position]:
-    import pyarrow.parquet as pq
-
     pair = _pair(path)
     if pair is None:
         raise FileError(f"{path}: has no columns of lists of token ids and of log-probabilities")
     first = 0
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROWS, columns=list(pair)):
+    for batch in open_parquet(path).iter_batches(batch_size=_ROWS, columns=list(pair)):
         ids, logprobs = (batch.column(name).to_pylist() for name in pair)
         for row, (tokens, values) in enumerate(zip(ids, logprobs, strict=True), first):
             place = f"{path}: row {row}"
