@@ -27,6 +27,9 @@ from kullback._files import open_rows, select_matrices
 from kullback.cli.inputs import BLOCK_BYTES
 from kullback.pandas import group_value_entropy
 
+_WRITTEN_ROWS = 1_000_000
+"""Rows that are drawn for a Parquet file; longer ones repeat them."""
+
 Contenders = dict[str, Callable[[], Any]]
 Case = tuple[str, Contenders, str, str, float]
 """A title, contenders with ours first, what is divided by what, and the least that the ratio should be."""
@@ -109,13 +112,15 @@ def group_cases(rows: int, groups: int, values: int) -> Iterator[Case]:
 
 def file_cases(rows: int, classes: int, folder: Path) -> Iterator[Case]:
     """Entropy of the rows of a Parquet file against reading it with pyarrow."""
-    block = np.random.default_rng(2).dirichlet(np.ones(classes), rows).astype(np.float32)
+    sizes = [min(_WRITTEN_ROWS, rows - start) for start in range(0, rows, _WRITTEN_ROWS)]
+    block = np.random.default_rng(2).dirichlet(np.ones(classes), sizes[0]).astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), classes)
+    table = pa.table({"p": column})
     for compression in ("none", "zstd"):
         path = folder / f"{compression}.parquet"
-        pq.write_table(
-            pa.table({"p": column}), path, compression=compression, use_dictionary=False, row_group_size=65536
-        )
+        with pq.ParquetWriter(path, table.schema, compression=compression, use_dictionary=False) as writer:
+            for size in sizes:
+                writer.write_table(table[:size], row_group_size=65536)
 
         def read(path: Path = path) -> float:
             total = 0
@@ -149,17 +154,20 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--rounds", type=int, help="rounds of each race")
     parser.add_argument("--targets", action="store_true", help="exit with 1 if a target is missed")
+    parser.add_argument("--parquet-rows", type=int, default=1_000_000, help="rows of the Parquet files (1 000 000)")
+    parser.add_argument("--parquet-only", action="store_true", help="leave the frames out")
+    parser.add_argument("--folder", type=Path, help="where the files go; default: the system's temporary folder")
     options = parser.parse_args()
     small = options.smoke
     wrong = missed = 0
     print(f"{cpu_model()}, {kb.get_num_threads()} threads, load {load()}")
     print(f"pandas {pd.__version__}, polars {pl.__version__}, pyarrow {pa.__version__}")
-    with tempfile.TemporaryDirectory() as folder:
-        cases = [
-            *frame_cases(*((1000, 10) if small else (100_000, 100))),
-            *group_cases(*((2000, 10, 5) if small else (1_000_000, 1000, 50))),
-            *file_cases(*((1000, 10) if small else (1_000_000, 100)), Path(folder)),
-        ]
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        cases: list[Case] = []
+        if not options.parquet_only:
+            cases += frame_cases(*((1000, 10) if small else (100_000, 100)))
+            cases += group_cases(*((2000, 10, 5) if small else (1_000_000, 1000, 50)))
+        cases += file_cases(1000 if small else options.parquet_rows, 10 if small else 100, Path(folder))
         for title, contenders, slow, fast, target in cases:
             ours = next(iter(contenders))
             expected = contenders[ours]()

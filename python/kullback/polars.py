@@ -24,6 +24,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import add
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -437,6 +440,8 @@ def entropy_horizontal(
 
 _Kernel: TypeAlias = Callable[..., Any]
 
+_ROW = re.compile(r"\brow (\d+)")
+
 
 class _Scorer:
     """What polars calls with the series of a batch.
@@ -471,6 +476,10 @@ class _Scorer:
     def __call__(self, columns: Sequence[pl.Series]) -> pl.Series:
         """Score the rows of one or two columns."""
         length = _length(columns)
+        with _of_batch(length):
+            return self._batch(columns, length)
+
+    def _batch(self, columns: Sequence[pl.Series], length: int) -> pl.Series:
         columns = [column if len(column) == length else column.new_from_index(0, length) for column in columns]
         operands = columns[:1] if self._labelled else columns
         for column in operands:
@@ -541,13 +550,29 @@ class _Scorer:
         if len({matrix.dtype.kind == "f" for matrix in matrices}) > 1:
             matrices = [matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64) for matrix in matrices]
         others = [x for x in (self._fixed, labels) if x is not None]
-        try:
+        with _counting(lambda row: int(rows[row])):
             values: NDArray[Any] = self._kernel(*matrices, *others, **self._options)
-        except (ValueError, IndexError) as error:
-            # A row of these matrices is another one of the batch.
-            message = re.sub(r"\brow (\d+)", lambda match: f"row {rows[int(match[1])]}", str(error))
-            raise type(error)(message) from None
         return values
+
+
+@contextmanager
+def _counting(place: Callable[[int], int]) -> Iterator[None]:
+    """Say of an error about a row of what is scored which row of the batch it is."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise type(error)(_ROW.sub(lambda match: f"row {place(int(match[1]))}", str(error))) from None
+
+
+@contextmanager
+def _of_batch(length: int) -> Iterator[None]:
+    """Say of an error about a row from where it counts: polars does not tell which rows of the frame it passes."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        if not _ROW.search(str(error)):
+            raise
+        raise type(error)(f"{error} (rows counted within the {length} that polars passed at once)") from None
 
 
 def _mapped(columns: list[pl.Expr], scorer: _Scorer, *, rows: int) -> pl.Expr:
@@ -664,5 +689,6 @@ def _horizontal(columns: Sequence[pl.Series], options: dict[str, Any]) -> pl.Ser
         stop = min(start + step, length)
         for place, column in zip(stage, columns, strict=True):
             place[: stop - start] = column.slice(start, stop - start) if len(column) == length else column[0]
-        out[start:stop] = kullback.entropy(stage[:, : stop - start].T, **options)
+        with _of_batch(length), _counting(partial(add, start)):
+            out[start:stop] = kullback.entropy(stage[:, : stop - start].T, **options)
     return pl.Series(columns[0].name, out)
