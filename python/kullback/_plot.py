@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Histograms", "inline_picture"]
+__all__ = ["BLUE", "Histograms", "dress", "inline_picture"]
 
 _LOWEST, _HIGHEST = -18, 5
 """Decades of KL with bins of their own: from below what f64 resolves to beyond any gap of f16 logits (65 504)."""
@@ -34,7 +34,7 @@ _BARS = 80
 """Bars across a panel of many rows; fewer of few rows (see `_bars`)."""
 
 _INK, _QUIET, _RULE = "#1f2933", "#616e7c", "#cbd2d9"
-_BLUE, _RED, _GREEN = "#4477aa", "#c2553f", "#3f8f6b"
+BLUE, _RED, _GREEN = "#4477aa", "#c2553f", "#3f8f6b"
 
 _Marks = Sequence[tuple[str, float]]
 
@@ -114,7 +114,7 @@ class Histograms:
         figure.savefig(file, format=kind)
 
     def _draw_kl(self, axes: Axes, summary: Mapping[str, Any]) -> None:
-        _dress(axes, "KL(base‖other) of each row", "nats, log scale", "rows")
+        dress(axes, "KL(base‖other) of each row", "nats, log scale", "rows")
         filled = np.flatnonzero(self._kl)
         if not filled.size:
             axes.set(xticks=[], yticks=[])
@@ -126,7 +126,7 @@ class Histograms:
         counts = _between(self._kl, first + width * np.arange(bars + 1))
         edges = 10.0 ** (_LOWEST + (first + width * np.arange(bars + 1)) / _PER_DECADE)
         axes.set_xscale("log")
-        axes.stairs(counts, edges, fill=True, color=_BLUE)
+        axes.stairs(counts, edges, fill=True, color=BLUE)
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, counts.max() * 1.5))
         axes.yaxis.set_major_formatter(lambda rows, _: f"{rows:,.0f}".replace(",", " ") if rows == int(rows) else "")
         percentiles = [("median", "p50"), ("90 %", "p90"), ("95", "p95"), ("99", "p99"), ("99.9", "p99.9")]
@@ -136,7 +136,7 @@ class Histograms:
         _note(axes, [f"{_grouped(rows)} {where}" for rows, where in left_out if rows])
 
     def _draw_delta(self, axes: Axes, summary: Mapping[str, Any]) -> None:
-        _dress(axes, "Δp = p_other(label) − p_base(label) of each row", "percentage points", "rows, log scale")
+        dress(axes, "Δp = p_other(label) − p_base(label) of each row", "percentage points", "rows, log scale")
         ends = [abs(_number(summary, key)) for key in ("p0.1", "p99.9")]
         reach = max((end for end in ends if math.isfinite(end)), default=1.0)
         half = min(max(math.ceil(1.1 * reach * _STEPS / 2), _BARS // 2), _STEPS // 2)
@@ -207,7 +207,16 @@ def _grouped(rows: int) -> str:
     return f"{rows:,} row{'s' * (rows != 1)}".replace(",", " ")
 
 
-def _dress(axes: Axes, title: str, along: str, up: str) -> None:
+def dress(axes: Axes, title: str, along: str, up: str) -> None:
+    """Write the title and what the axes are, in the manner of all pictures.
+
+    Parameters
+    ----------
+    axes : Axes
+        matplotlib's axes.
+    title, along, up : str
+        What is above the picture, below it and beside it.
+    """
     axes.set_title(title, loc="left", fontsize=10, color=_INK)
     axes.set_xlabel(along, fontsize=9, color=_QUIET)
     axes.set_ylabel(up, fontsize=9, color=_QUIET)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import kullback
 from kullback import functional
 from kullback._files import open_rows
-from kullback._plot import Histograms
+from kullback._plot import BLUE, Histograms, dress
 from kullback._render import render_html
 from kullback.cli.checks import Space
 from kullback.cli.inputs import Block, Part
@@ -182,13 +182,11 @@ class Report:
         figure = Figure(figsize=(8.0, 2.8), dpi=150, layout="constrained", facecolor="white")
         axes = figure.subplots()
         filled = np.flatnonzero(self._counts)
-        axes.plot(filled * self._step, self._sums[filled] / self._counts[filled], color="#4477aa", linewidth=1.2)
+        axes.plot(filled * self._step, self._sums[filled] / self._counts[filled], color=BLUE, linewidth=1.2)
         words = "position in the sequence" if self._by_sequence else "row"
-        axes.set_title(f"mean KL(base‖other) by {words}", loc="left", fontsize=10)
-        axes.set_xlabel(words + (f", {self._step} together" if self._step > 1 else ""), fontsize=9)
-        axes.set_ylabel("nats", fontsize=9)
+        along = words + (f", a point for every {self._step}" if self._step > 1 else "")
+        dress(axes, f"mean KL(base‖other) by {words}", along, "nats")
         axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
         file = io.BytesIO()
         figure.savefig(file, format="png")
         return file.getvalue()
@@ -218,7 +216,8 @@ class Report:
 def _inputs(document: Mapping[str, Any]) -> str:
     words = []
     for name, of in document["inputs"].items():
-        words.append(f"{name}: {of['path']} ({of['dtype']}, {of['given']})")
+        dtypes = [of["dtype"]] if isinstance(of["dtype"], str) else sorted(set(of["dtype"]))
+        words.append(f"{name}: {of['path']} ({', '.join(dtypes)}, {of['given']})")
     return f'<p class="small">{"<br>".join(escape(word) for word in words)}</p>'
 
 
