@@ -344,6 +344,22 @@ def test_nothing_is_left_of_an_unfinished_file(tmp_path: Path, ending: str) -> N
     assert path.read_text() == "before"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs locks of files")
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out[1].npy"
+    stray, other = tmp_path / ".out[1].npy.0badcafe.part", tmp_path / ".out1.npy.0badcafe.part"
+    stray.write_bytes(b"half")
+    other.write_bytes(b"half")
+    with AtomicFile(path) as first:
+        first.file.write(b"1")
+        with AtomicFile(path) as second:
+            second.file.write(b"2")
+            assert len(list(tmp_path.iterdir())) == 3 and not stray.exists()
+        assert path.read_bytes() == b"2"
+    assert path.read_bytes() == b"1"
+    assert set(tmp_path.iterdir()) == {path, other}
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"out\.npy: cannot be written: No such file or directory"):
         AtomicFile(tmp_path / "none" / "out.npy")

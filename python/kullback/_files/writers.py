@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import IO, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["OUT_EXTENSIONS", "AtomicFile", "RowWriter", "WriteError", "open_writer"]
 
@@ -52,7 +57,10 @@ class AtomicFile:
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         with self.reporting():
+            for stray in self.path.parent.glob(f".{glob.escape(self.path.name)}.????????.part"):
+                _remove_stray(stray)
             self.file: IO[bytes] = self._partial.open("xb", buffering=1 << 20)
+            _lock(self.file)
 
     def reporting(self) -> _Reporting:
         """Context that turns an `OSError` into a `WriteError` naming the file."""
@@ -83,6 +91,24 @@ class AtomicFile:
             self.file.close()
         with suppress(OSError):
             self._partial.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Mark a file as being written, for as long as it is open; False if another process does that already."""
+    if sys.platform == "win32":
+        return False  # what a killed run left stays
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # also of a file system without locks, where nothing is removed then
+    return True
+
+
+def _remove_stray(path: Path) -> None:
+    """Remove what a killed run left: a file that nobody is writing."""
+    with suppress(OSError), path.open("rb") as file:
+        if _lock(file):
+            path.unlink()
 
 
 class _Reporting:
