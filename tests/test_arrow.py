@@ -407,7 +407,10 @@ def test_pandas_frames_of_every_dtype_are_read() -> None:
     [
         (pa.array([[1.0], [0.5, 0.5]]), ValueError, "row 0 has 1 classes and row 1 has 2"),
         (pa.chunked_array([[[1.0]], [[0.5, 0.5]]]), ValueError, "rows of different lengths"),
-        (pa.array(["a", "b"]), TypeError, "p must hold integers.*format"),
+        (pa.array(["a", "b"]), TypeError, "p must hold integers.*, got strings"),
+        (pa.array([b"a", b"b"]), TypeError, 'p must hold integers.*, got Arrow\'s format "z"'),
+        (pa.table({"p": [[1.0]], "q": [[1.0]]}), TypeError, "among several columns: pass one column of lists"),
+        (pa.table({"p": [1.0], "q": pa.array([[1.0]], pa.list_(pa.float32(), 1))}), TypeError, "pass one column of"),
         (pa.array(["a", "b"]).dictionary_encode(), TypeError, "dictionary"),
         (pa.table({"a": [1.0], "b": ["x"]}), TypeError, "p must hold"),
         (pa.array([{"a": 1.0}, None]), TypeError, "structures that are null"),

@@ -154,6 +154,14 @@ REFUSED = {
 }
 
 
+def test_a_sparse_matrix_is_told_how_to_be_dense() -> None:
+    sparse = pytest.importorskip("scipy.sparse").csr_matrix(np.eye(3))
+    with pytest.raises(
+        TypeError, match=r"must be an array of numbers, got csr_matrix \(dtype object\): pass p.toarray"
+    ):
+        kb.entropy(sparse)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_read(name: str) -> None:
     make, message = REFUSED[name]

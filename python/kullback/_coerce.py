@@ -93,7 +93,8 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
     except (ValueError, RuntimeError, TypeError) as error:
         raise TypeError(f"{name} cannot be read as an array of numbers: {error}") from None
     if array.dtype == object:
-        raise TypeError(f"{name} must be an array of numbers, got {type(obj).__name__} (dtype object)")
+        remedy = f": pass {name}.toarray()" if hasattr(obj, "toarray") else ""  # SciPy's sparse arrays
+        raise TypeError(f"{name} must be an array of numbers, got {type(obj).__name__} (dtype object){remedy}")
     return array
 
 

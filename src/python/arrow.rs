@@ -270,6 +270,10 @@ fn dtype_of(name: &str, schema: &Schema) -> PyResult<Dtype> {
         "I" => Dtype::U32,
         "L" => Dtype::U64,
         "b" => Dtype::Bool,
+        "u" | "U" | "vu" => return wrong("strings"),
+        format if format.starts_with("+l") || format.starts_with("+L") || format.starts_with("+w") => {
+            return wrong("lists in lists, or among several columns: pass one column of lists of numbers");
+        }
         format => return wrong(&format!("Arrow's format {format:?}")),
     })
 }
