@@ -23,8 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.stats
 from harness import Race, cpu_model, load, markdown, race, significant
-from kullback._files import open_rows, select_matrices
-from kullback.cli.inputs import BLOCK_BYTES
 from kullback.pandas import group_value_entropy
 
 _WRITTEN_ROWS = 1_000_000
@@ -129,13 +127,9 @@ def file_cases(rows: int, classes: int, folder: Path) -> Iterator[Case]:
             return float(total)
 
         def score(path: Path = path) -> float:
-            (tensor,) = select_matrices(str(path))
-            reader = open_rows(tensor, -1)
             seen = 0
-            step = BLOCK_BYTES // (4 * classes)
-            for start in range(0, rows, step):
-                seen += len(kb.entropy(reader.read(start, min(start + step, rows))))
-            reader.close()
+            for _, block in kb.scan(path):
+                seen += len(kb.entropy(block))
             return float(seen)
 
         contenders: Contenders = {"read and scored": score, "read by pyarrow": read}

@@ -186,6 +186,7 @@ class PackedRows:
     """
 
     random_access = True
+    batch = 0
 
     def __init__(self, tensor: Tensor, place: Packed, axis: int | None) -> None:
         if axis not in (None, -1, len(tensor.shape) - 1):

@@ -26,9 +26,18 @@ __all__ = ["Rows", "open_rows"]
 
 
 class Rows(Protocol):
-    """Rows of one array in C order of its leading axes, read front to back."""
+    """Rows of one array in C order of its leading axes, read front to back.
+
+    Attributes
+    ----------
+    random_access : bool
+        Whether rows can be read in any order.
+    batch : int
+        How many rows come at once, so that blocks of as many are not put together from pieces; 0 if any number does.
+    """
 
     random_access: bool
+    batch: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start:stop``; the array stays valid until the next call of `release`."""
@@ -91,6 +100,7 @@ class MappedRows:
     """
 
     random_access = True
+    batch = 0
 
     def __init__(self, tensor: Tensor, offset: int, axis: int | None, file: IO[bytes] | None = None) -> None:
         self._tensor = tensor
@@ -189,6 +199,7 @@ class InflatedRows:
     """
 
     random_access = False
+    batch = 0
 
     def __init__(self, tensor: Tensor, member: str, axis: int | None) -> None:
         self._tensor = tensor

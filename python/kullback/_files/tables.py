@@ -26,7 +26,7 @@ from kullback._files.tensor import DamagedError, FileError, Tensor, stamp
 __all__ = ["TABLES", "Columns", "TableRows", "list_table", "open_parquet"]
 
 _BATCH_BYTES, _BATCH_ROWS = 16 << 20, 1 << 17
-"""Bytes and rows of a batch at most: those of the block that is scored, which then is a batch as it stands."""
+"""Bytes and rows of a batch at most; the block that is scored is a batch as it stands."""
 
 _SEPARATORS = r"[\s,;]+"
 """What stands between the numbers of a list in a cell of text."""
@@ -161,8 +161,10 @@ class TableRows:
         self._place = place
         width = tensor.shape[1] if len(tensor.shape) > 1 else 1
         with _reporting(tensor.path):
-            step = min(max(1, _BATCH_BYTES // max(1, width * tensor.dtype.itemsize)), _BATCH_ROWS)
-            self._batches = _opened(tensor.path).batches(place.names, step)
+            table = _opened(tensor.path)
+            most = min(max(1, _BATCH_BYTES // max(1, width * tensor.dtype.itemsize)), _BATCH_ROWS)
+            self.batch = _fitting(table.group(), most)
+            self._batches = table.batches(place.names, self.batch)
         # Decoding the next batch while the caller works on this one: pyarrow lets go of the interpreter meanwhile.
         self._pool = ThreadPoolExecutor(1, "kullback-table")
         self._ahead = self._pool.submit(next, self._batches, None)
@@ -227,6 +229,21 @@ class TableRows:
         self._held = self._empty()
 
 
+def _fitting(group: int, most: int) -> int:
+    """Give about so many rows that lie together: a batch of two row groups is a copy of both, a fifth of the reading.
+
+    Examples
+    --------
+    >>> from kullback._files.tables import _fitting
+    >>> _fitting(65_536, 41_943), _fitting(1000, 41_943), _fitting(65_537, 41_943), _fitting(0, 41_943)
+    (32768, 41000, 41943, 41943)
+    """
+    if group <= most:
+        return most // max(group, 1) * group or most
+    fewest = -(-group // most)
+    return next((group // n for n in range(fewest, 2 * fewest + 1) if group % n == 0), most)
+
+
 class _Table:
     """A file of one of the formats."""
 
@@ -240,6 +257,10 @@ class _Table:
     def rows(self) -> int:
         """Count the rows."""
         raise NotImplementedError
+
+    def group(self) -> int:
+        """Count the rows that lie together; 0 if that is not known."""
+        return 0
 
     def classes(self, dtypes: dict[str, np.dtype[Any]]) -> list[str]:
         """Choose the columns that are the classes where nobody says: those of fractions, or else of integers."""
@@ -284,6 +305,10 @@ class _Parquet(_Table):
     def rows(self) -> int:
         return int(open_parquet(self._path).metadata.num_rows)
 
+    def group(self) -> int:
+        footer = open_parquet(self._path).metadata
+        return int(footer.row_group(0).num_rows) if footer.num_row_groups else 0
+
     def batches(self, names: tuple[str, ...], rows: int) -> Iterator[Any]:
         for batch in open_parquet(self._path).iter_batches(batch_size=rows, columns=list(names)):
             yield batch.select(list(names))
@@ -314,6 +339,9 @@ class _Ipc(_Table):
 
     def rows(self) -> int:
         return sum(batch.num_rows for batch in self._all())
+
+    def group(self) -> int:
+        return next((batch.num_rows for batch in self._all()), 0)
 
     def batches(self, names: tuple[str, ...], rows: int) -> Iterator[Any]:
         for batch in self._all():
@@ -357,6 +385,10 @@ class _Csv(_Table):
 
     def rows(self) -> int:
         return sum(batch.num_rows for batch in self._open(self._open(None).schema.names[:1]))
+
+    def group(self) -> int:
+        """Count the rows that lie together; 0 if that is not known."""
+        return 0
 
     def classes(self, dtypes: dict[str, np.dtype[Any]]) -> list[str]:
         """Choose all columns where they have no names; in text, a column of 0 and 1 does not say what it is."""

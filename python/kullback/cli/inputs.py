@@ -342,6 +342,7 @@ def blocks(
                 widest = max(tensor.shape[part.axis] * tensor.dtype.itemsize for tensor in part.tensors)
                 packed = any(isinstance(reader, PackedRows) for reader in readers)
                 step = min(max(1, (PACKED_BYTES if packed else BLOCK_BYTES) // max(widest, 1)), BLOCK_ROWS)
+                step = min([step, *(reader.batch for reader in readers if reader.batch)])
                 whole = True
                 for start in range(max(first - part.first, 0), part.rows, step):
                     stop = min(start + step, part.rows)
