@@ -2,7 +2,7 @@
 PYTHON ?= python
 export PYO3_PYTHON := $(shell command -v $(PYTHON))
 
-.PHONY: help build format lint test oldest bench docs examples data ci clean
+.PHONY: help build format lint test oldest guide bench docs examples data ci clean
 
 help:
 	@echo "build     install the package, editable, with everything the other targets need"
@@ -10,6 +10,7 @@ help:
 	@echo "lint      formats, clippy with and without the bindings, ruff, mypy, the stub against the native module"
 	@echo "test      Rust tests, then the Python tests and the examples of the documentation"
 	@echo "oldest    the tests with the oldest torch that is supported"
+	@echo "guide     docs/adding-a-measure.md step by step, in a copy of the tree: built, and its divergence tested"
 	@echo "bench     criterion's kernels, the race against the peers, Gibbs' inequality, memory"
 	@echo "docs      the crate's documentation, and the examples of the README and docs/"
 	@echo "examples  compare the example files on the command line"
@@ -39,6 +40,9 @@ test:
 
 oldest:
 	bash .ci/oldest
+
+guide:
+	$(PYTHON) .ci/guide
 
 bench:
 	cargo bench --locked

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kullback::registry::{Quantity, run};
+use kullback::registry::{Quantity, Symmetric, run};
 use kullback::rows::Dtype;
 use kullback::score::{Given, Job, Operand, Out};
 use kullback::simd;
@@ -108,7 +108,7 @@ fn quantities(c: &mut Criterion) {
         ("entropy", Quantity::Entropy, 1),
         ("cross_entropy", Quantity::CrossEntropy, 2),
         ("kl", Quantity::Kl, 2),
-        ("js", Quantity::Js, 2),
+        ("js", Quantity::Symmetric(Symmetric::Js), 2),
     ];
     for (name, quantity, inputs) in all {
         for given in [Given::Probs, Given::Logits] {

@@ -1,10 +1,10 @@
-//! Which measure a quantity is in each space: a new divergence adds one line to `evaluate`.
+//! Which measure a quantity is in each space. A new divergence that is the same both ways is one line of `symmetric!`.
 
 use crate::error::Result;
 use crate::math::Math;
 use crate::measure::{
-    CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed, EntropyLin, EntropyLog, Generator, Js, KlLin, KlLog,
-    LogSumExp, PairLin, PairLog, Scale, Total as TotalMass,
+    self, CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed, EntropyLin, EntropyLog, Generator, KlLin, KlLog,
+    LogSumExp, PairLin, PairLog, Scale, SlopeOf, Total as TotalMass,
 };
 use crate::reduce::Total;
 use crate::rows::{Dtype, Map};
@@ -19,20 +19,68 @@ pub enum Quantity {
     CrossEntropy,
     /// KL(p‖q).
     Kl,
-    /// JS(p, q).
-    Js,
     /// −ln q of the label.
     Nll,
+    /// D(p, q) = D(q, p).
+    Symmetric(Symmetric),
 }
 
 impl Quantity {
     /// The largest value there can be, in nats: results are never rounded above it.
     pub fn most(self) -> f64 {
         match self {
-            Quantity::Js => Js::MOST,
+            Quantity::Symmetric(divergence) => divergence.most(),
             Quantity::Entropy | Quantity::CrossEntropy | Quantity::Kl | Quantity::Nll => f64::INFINITY,
         }
     }
+}
+
+/// Names divergences by the files and generators in `measure`.
+macro_rules! symmetric {
+    ($($(#[$doc:meta])* $file:ident::$generator:ident,)+) => {
+        /// A divergence that is the same both ways.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Symmetric {
+            $($(#[$doc])* $generator,)+
+        }
+
+        impl Symmetric {
+            /// All there are.
+            pub const ALL: &[Self] = &[$(Symmetric::$generator),+];
+
+            fn most(self) -> f64 {
+                match self {
+                    $(Symmetric::$generator => measure::$file::$generator::MOST,)+
+                }
+            }
+
+            /// Its gradient, if it has one.
+            pub fn slope(self) -> Option<SlopeOf> {
+                match self {
+                    $(Symmetric::$generator => measure::$file::$generator::SLOPE,)+
+                }
+            }
+
+            /// Evaluates it on masses or, given a scale, on logarithms.
+            fn evaluate<E: Math>(
+                self,
+                job: &Job,
+                scale: Option<Scale<E>>,
+                map: [Map; 2],
+                rescue: &Rescue<'_>,
+            ) -> Result<(Total, Invalid)> {
+                match self {
+                    $(Symmetric::$generator => pair(job, measure::$file::$generator, scale, map, rescue),)+
+                }
+            }
+        }
+    };
+}
+
+symmetric! {
+    /// JS(p, q).
+    js::Js,
 }
 
 /// Evaluates a quantity on all rows of a job: their total, if one is wanted, and what is wrong with them.
@@ -141,7 +189,7 @@ fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], again: bool) 
             _ => scale(1.0),
         }
     };
-    let difference = matches!(quantity, Quantity::Kl | Quantity::Js) && log(0) && log(1);
+    let difference = matches!(quantity, Quantity::Kl | Quantity::Symmetric(_)) && log(0) && log(1);
     let reach = Reach::new::<E>(difference, map);
     let rescue =
         Rescue { one: &|row| if again { one(quantity, job, row) } else { f64::NAN }, reach: reach.filter(|_| again) };
@@ -160,11 +208,12 @@ fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], again: bool) 
         }
         (Quantity::Kl, false, _) => score::<E, _, _, _, _, _>(job, KlLin, map, rescue),
         (Quantity::Kl, true, _) => score::<E, _, _, _, _, _>(job, KlLog::<E>(t(0)?), map, rescue),
-        (Quantity::Js, log, _) => pair(job, Js, log.then(|| t(0)).transpose()?, map, rescue),
+        (Quantity::Symmetric(divergence), log, _) => {
+            divergence.evaluate::<E>(job, log.then(|| t(0)).transpose()?, map, rescue)
+        }
     }
 }
 
-/// A divergence that is the same both ways, of masses or, given a scale, of logarithms.
 fn pair<E: Math, G: Generator>(
     job: &Job,
     g: G,

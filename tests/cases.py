@@ -1,7 +1,7 @@
 """One row per quantity: its function, its oracle, and how exact it must be.
 
-A new measure is one more row of `CASES`: the tests of accuracy, layouts, masks, threads, instruction sets, arguments
-and edges take their functions from here.
+A new quantity is one more row of `CASES`: the tests of accuracy, layouts, masks, threads, instruction sets, arguments,
+edges, tensors and the bits in `golden.json` take their functions from here.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Case:
         Whether it takes a class per row.
     root
         Whether the value is the root of what the targets speak of.
+    divergence
+        Whether it is 0 for equal rows, and only for them.
     """
 
     function: Callable[..., Any]
@@ -79,6 +81,7 @@ class Case:
     logarithmic: dict[str, Target]
     labels: bool = False
     root: bool = False
+    divergence: bool = False
     name: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -130,16 +133,18 @@ class Case:
             ) + np.where(exact.hi > 0, ulp(exact.hi, dtype), 0)
 
 
-ENTROPY = Case(kb.entropy, reference.entropy, 1, LINEAR_SUM, LOGARITHMIC_SUM)
-CROSS_ENTROPY = Case(kb.cross_entropy, reference.cross_entropy, 2, LINEAR_SUM, LOGARITHMIC_SUM)
-KL = Case(kb.kl_divergence, reference.kl_divergence, 2, LINEAR_DIVERGENCE, LOGARITHMIC_DIVERGENCE)
-JS = Case(kb.js_divergence, reference.js_divergence, 2, LINEAR_DIVERGENCE, LOGARITHMIC_DIVERGENCE)
-JS_DISTANCE = Case(kb.js_distance, reference.js_distance, 2, LINEAR_DIVERGENCE, LOGARITHMIC_DIVERGENCE, root=True)
-NLL = Case(kb.nll, reference.nll, 1, LINEAR_SUM, LOGARITHMIC_SUM, labels=True)
-
-CASES = (ENTROPY, CROSS_ENTROPY, KL, JS, JS_DISTANCE, NLL)
+SUM = (LINEAR_SUM, LOGARITHMIC_SUM)
+DIVERGENCE = (LINEAR_DIVERGENCE, LOGARITHMIC_DIVERGENCE)
+CASES = (
+    ENTROPY := Case(kb.entropy, reference.entropy, 1, *SUM),
+    CROSS_ENTROPY := Case(kb.cross_entropy, reference.cross_entropy, 2, *SUM),
+    KL := Case(kb.kl_divergence, reference.kl_divergence, 2, *DIVERGENCE, divergence=True),
+    JS := Case(kb.js_divergence, reference.js_divergence, 2, *DIVERGENCE, divergence=True),
+    JS_DISTANCE := Case(kb.js_distance, reference.js_distance, 2, *DIVERGENCE, divergence=True, root=True),
+    NLL := Case(kb.nll, reference.nll, 1, *SUM, labels=True),
+)
 PAIRED = tuple(case for case in CASES if case.rows == 2)
-DIVERGENCES = (KL, JS, JS_DISTANCE)
+DIVERGENCES = tuple(case for case in CASES if case.divergence)
 
 
 def result_dtype(*dtypes: Any) -> np.dtype:

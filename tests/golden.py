@@ -22,7 +22,7 @@ from typing import Any
 import kullback as kb
 import ml_dtypes
 import numpy as np
-from kullback import functional
+from kullback import _core, functional
 
 FILE = Path(__file__).with_name("golden.json")
 SPACES = ("probs", "counts", "log_probs", "logits")
@@ -85,13 +85,20 @@ def labels(n: int, classes: int) -> np.ndarray:
 
 
 Call = Callable[..., Any]
-FUNCTIONS: dict[str, Call] = {
-    "entropy": lambda p, _q, space, **how: kb.entropy(p, given=space, **how),
-    "cross_entropy": lambda p, q, space, **how: kb.cross_entropy(p, q, given=space, **how),
-    "kl_divergence": lambda p, q, space, **how: kb.kl_divergence(p, q, given=space, **how),
-    "js_divergence": lambda p, q, space, **how: kb.js_divergence(p, q, given=space, **how),
-    "js_distance": lambda p, q, space, **how: kb.js_distance(p, q, given=space, **how),
-    "nll": lambda _p, q, space, **how: kb.nll(q, labels(*q.shape), given=space, **how),
+
+
+def call_of(name: str) -> Call:
+    """Make a call of a quantity."""
+    function, arguments = getattr(kb, name), _core.QUANTITIES[name]
+
+    def call(p: np.ndarray, q: np.ndarray, space: str, **how: Any) -> Any:
+        values = {"p": p, "q": q, "labels": labels(*q.shape)}
+        return function(*(values[argument] for argument in arguments), given=space, **how)
+
+    return call
+
+
+FUNCTIONS: dict[str, Call] = {name: call_of(name) for name in _core.QUANTITIES} | {
     "mean kl": lambda p, q, space, **how: kb.kl_divergence(p, q, given=space, reduction="mean", **how),
 }
 LOGITS_ONLY: dict[str, Call] = {

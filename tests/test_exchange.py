@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from arrays import matrix
+from cases import CASES
 from kullback import _core
 
 torch = pytest.importorskip("torch")
@@ -19,13 +20,7 @@ FLOATS = {"f2": torch.float16, "bf16": torch.bfloat16, "f4": torch.float32, "f8"
 INTEGERS = {
     name: getattr(torch, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 }
-FUNCTIONS: dict[str, tuple[Any, int]] = {
-    "entropy": (kb.entropy, 1),
-    "cross_entropy": (kb.cross_entropy, 2),
-    "kl_divergence": (kb.kl_divergence, 2),
-    "js_divergence": (kb.js_divergence, 2),
-    "js_distance": (kb.js_distance, 2),
-}
+FUNCTIONS: dict[str, tuple[Any, int]] = {case.name: (case.function, case.rows) for case in CASES if not case.labels}
 
 
 def array_of(tensor: Any) -> np.ndarray:

@@ -9,14 +9,13 @@ mod layout;
 mod reference;
 
 use arbitrary::{Result, Unstructured};
-use kullback::registry::{Quantity, run};
+use kullback::registry::{Quantity, Symmetric, run};
 use kullback::rows::Dtype;
 use kullback::score::{Given, Job, Labels, Operand, Out};
 use kullback::simd;
 use layout::{Array, FLOATING, INTEGERS, Shape};
 
-const QUANTITIES: [Quantity; 5] =
-    [Quantity::Entropy, Quantity::CrossEntropy, Quantity::Kl, Quantity::Js, Quantity::Nll];
+const QUANTITIES: [Quantity; 4] = [Quantity::Entropy, Quantity::CrossEntropy, Quantity::Kl, Quantity::Nll];
 const GIVEN: [Given; 4] = [Given::Probs, Given::Counts, Given::LogProbs, Given::Logits];
 const TEMPERATURES: [f64; 10] = [1.0, 1.0, 1.0, 0.7, 3.0, 1e-3, 1e3, 1e-30, 1e30, 1e-200];
 
@@ -33,7 +32,9 @@ struct Call {
 
 impl Call {
     fn new(u: &mut Unstructured<'_>) -> Result<Self> {
-        let quantity = *u.choose(&QUANTITIES)?;
+        let symmetric = u.ratio(1, 4)?;
+        let quantity =
+            if symmetric { Quantity::Symmetric(*u.choose(Symmetric::ALL)?) } else { *u.choose(&QUANTITIES)? };
         let inputs = if matches!(quantity, Quantity::Entropy | Quantity::Nll) { 1 } else { 2 };
         let shape = Shape::any(u)?;
         let given = [*u.choose(&GIVEN)?, *u.choose(&GIVEN)?];
@@ -78,7 +79,7 @@ impl Call {
         };
         let single = Dtype::single(operands.iter().map(|x| x.dtype));
         let out = Array::any(u, &shape.rows(), if single { Dtype::F32 } else { Dtype::F64 }, false)?;
-        let root = quantity == Quantity::Js && u.arbitrary()?;
+        let root = symmetric && u.arbitrary()?;
         let units = [1.0, std::f64::consts::LN_2, std::f64::consts::LN_10, -std::f64::consts::LN_2];
         let job = Job {
             operands: operands

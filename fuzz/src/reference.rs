@@ -1,6 +1,6 @@
 //! What a call must give, one number at a time in `f64`, with no thought for speed.
 
-use kullback::registry::Quantity;
+use kullback::registry::{Quantity, Symmetric};
 use kullback::rows::{Dtype, Lead};
 use kullback::score::{Given, Job, Operand};
 
@@ -119,7 +119,7 @@ fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, 
             ulps(p.iter().zip(q).map(|(p, q)| -product(p.mass, q.ln)).sum())
         }
         Quantity::Nll => ulps(if q[label].present { -q[label].ln } else { f64::INFINITY }),
-        Quantity::Kl | Quantity::Js => {
+        Quantity::Kl | Quantity::Symmetric(Symmetric::Js) => {
             let relative = if !single {
                 2e-13
             } else if log {
@@ -149,6 +149,8 @@ fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, 
             let both = faint + q.iter().filter(|c| c.mass < least).map(|c| c.mass.max(1e-300) * 2.0).sum::<f64>();
             Value { value: sum, allowed: relative * sum + d * (2.0 * sum).sqrt() + d * d + 1e-15 + both }
         }
+        // A divergence without a reference of its own stays between 0 and its largest value.
+        _ => Value { value: quantity.most() / 2.0, allowed: quantity.most() / 2.0 },
     }
 }
 

@@ -10,17 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kullback._core import (
-    __version__,
-    cross_entropy,
-    entropy,
-    get_num_threads,
-    js_distance,
-    js_divergence,
-    kl_divergence,
-    nll,
-    set_num_threads,
-)
+from kullback import _core
+from kullback._core import *
+from kullback._core import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from kullback._accumulate import Accumulator
@@ -30,19 +22,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Accumulator",
     "Comparison",
-    "__version__",
     "compare",
-    "cross_entropy",
-    "entropy",
-    "get_num_threads",
-    "js_distance",
-    "js_divergence",
-    "kl_divergence",
-    "nll",
     "num_threads",
     "scan",
-    "set_num_threads",
 ]
+# Every quantity, and the settings: what the native module says is public.
+__all__ += _core.__all__
 
 _LAZY = {"Accumulator": "_accumulate", "Comparison": "_compare", "compare": "_compare", "scan": "_scan"}
 _MODULES = ("functional",)

@@ -120,14 +120,7 @@ def _traced(
     return found if any(isinstance(x, Tensor) for x in tensors[:2]) else found.numpy()
 
 
-_STAND_INS = {
-    "entropy": _of_one,
-    "cross_entropy": _of_two,
-    "kl_divergence": _of_two,
-    "js_divergence": _of_two,
-    "js_distance": _of_two,
-    "nll": _of_labels,
-}
+_STAND_INS = {("p",): _of_one, ("p", "q"): _of_two, ("q", "labels"): _of_labels}
 
-for _name, _make in _STAND_INS.items():
-    torch.compiler.substitute_in_graph(getattr(_core, _name))(_make(_name))
+for _name, _arguments in _core.QUANTITIES.items():
+    torch.compiler.substitute_in_graph(getattr(_core, _name))(_STAND_INS[_arguments](_name))

@@ -1,6 +1,7 @@
 //! JS(p, q) = ½KL(p‖m) + ½KL(q‖m) with m = (p + q)/2: M·½[(1 + t)(ln 2 − ln(1 + t)) − t·u] a class, t = e^−u.
 
 use super::pair::Generator;
+use super::slope::SlopeOf;
 use crate::math::Math;
 use crate::simd::*;
 
@@ -12,6 +13,7 @@ impl Generator for Js {
     const MOST: f64 = std::f64::consts::LN_2;
     const SHARES: f64 = 4.0;
     const NEAR: f64 = 0.5;
+    const SLOPE: Option<SlopeOf> = Some(SlopeOf::Js);
 
     /// (1 + z)ln(1 + z) + (1 − z)ln(1 − z): a polynomial in z².
     #[inline(always)]

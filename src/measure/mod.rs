@@ -8,7 +8,7 @@ mod compare;
 mod cross_entropy;
 mod entropy;
 mod frame;
-mod js;
+pub(crate) mod js;
 mod kl;
 mod pair;
 mod pointwise;
@@ -19,7 +19,6 @@ pub use compare::{COMPARE, Compare};
 pub use cross_entropy::{CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed};
 pub use entropy::{EntropyLin, EntropyLog};
 pub use frame::Scale;
-pub use js::Js;
 pub use kl::{KlLin, KlLog};
 pub use pair::{Generator, PairLin, PairLog};
 pub use pointwise::{

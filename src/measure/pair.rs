@@ -4,6 +4,7 @@
 //! What a pair adds is a [`Generator`]: one formula in the forms that do not cancel. The passes are here.
 
 use super::frame::{Scale, gap, gap_anywhere, sums_in_range};
+use super::slope::SlopeOf;
 use crate::math::{Math, wide};
 use crate::rows::{Done, Measure, Part, Terms, add_parts, none};
 use crate::simd::*;
@@ -16,6 +17,8 @@ pub trait Generator: Copy + Sync {
     const SHARES: f64;
     /// Up to which abs(z) [`of_share`](Generator::of_share) holds.
     const NEAR: f64;
+    /// Its gradient, if it has one.
+    const SLOPE: Option<SlopeOf> = None;
 
     /// What a pair of masses s(1 − z)/2 and s(1 + z)/2 adds, per s; w = z².
     fn of_share<S: Simd, E: Math>(s: S, z: V<S, E>, w: V<S, E>) -> V<S, E>;

@@ -1,7 +1,8 @@
-//! `entropy`, `cross_entropy`, `kl_divergence`, `js_divergence`, `js_distance`, `nll`.
+//! The quantities of rows by their public names.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 use smallvec::{SmallVec, smallvec};
 
 use super::array::{Alignment, Array, Target, align, dtype_name, follow, precision, scalar_of, tuple};
@@ -12,7 +13,7 @@ use super::options::{Axis, Base, Ignore, KeepDims, OnInvalid, Reduction, Spaces,
 use super::pieces::Operands;
 use super::slope::{is_graph, node};
 use crate::error::short;
-use crate::registry::{Quantity, run};
+use crate::registry::{Quantity, Symmetric, run};
 use crate::rows::Dtype;
 use crate::score::{Axes, Bytes, Given, Job, KNOWN, Labels, Operand, Out, ln, nanoseconds_a_row};
 
@@ -32,19 +33,23 @@ pub struct Keywords<'a, 'py> {
     pub threads: Threads,
 }
 
-/// What the quantities are called, and whether their root is taken.
-pub const NAMES: [(&str, (Quantity, bool)); 6] = [
-    ("entropy", (Quantity::Entropy, false)),
-    ("cross_entropy", (Quantity::CrossEntropy, false)),
-    ("kl_divergence", (Quantity::Kl, false)),
-    ("js_divergence", (Quantity::Js, false)),
-    ("js_distance", (Quantity::Js, true)),
-    ("nll", (Quantity::Nll, false)),
-];
+/// A public function: its name, those of its arguments, its quantity, and whether the root of that is taken.
+type Name = (&'static str, &'static [&'static str], (Quantity, bool));
 
 /// What a quantity is called.
 pub fn name(which: (Quantity, bool)) -> &'static str {
-    NAMES.iter().find(|(_, of)| *of == which).map_or("", |(name, _)| *name)
+    NAMES.iter().find(|(_, _, of)| *of == which).map_or("", |(name, ..)| *name)
+}
+
+/// What is called so.
+pub fn named(name: &str) -> PyResult<(Quantity, bool)> {
+    let found = NAMES.iter().find(|(n, ..)| *n == name).map(|(.., which)| *which);
+    found.ok_or_else(|| crate::error::unknown("name", name, &names()).into())
+}
+
+/// All names.
+pub fn names() -> Vec<&'static str> {
+    NAMES.iter().map(|(name, ..)| *name).collect()
 }
 
 /// A job about arrays, and what its result looks like.
@@ -355,6 +360,7 @@ ValueError
     };
 }
 
+/// A function of one or two rows and the keywords that every quantity has.
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident($($arg:ident),+), $signature:literal, $quantity:expr, $root:expr) => {
         $(#[$doc])*
@@ -387,9 +393,46 @@ macro_rules! quantity {
             score(py, ($quantity, $root), &[$((stringify!($arg), $arg)),+], None, keywords)
         }
     };
+    ($(#[$doc:meta])* $name:ident(p), $($of:tt)+) => {
+        quantity! {
+            $(#[$doc])* $name(p),
+            "(p, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+            $($of)+
+        }
+    };
+    ($(#[$doc:meta])* $name:ident(p, q), $($of:tt)+) => {
+        quantity! {
+            $(#[$doc])* $name(p, q),
+            "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
+            $($of)+
+        }
+    };
 }
 
-quantity! {
+/// The public functions: a name is one entry, with its arguments, its quantity, and whether the root of that is taken.
+macro_rules! quantities {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident),+), $quantity:expr, $root:expr;)+) => {
+        $(quantity! { $(#[$doc])* $name($($arg),+), $quantity, $root })+
+
+        const NAMES: &[Name] = &[
+            $((stringify!($name), &[$(stringify!($arg)),+], ($quantity, $root)),)+
+            ("nll", &["q", "labels"], (Quantity::Nll, false)),
+        ];
+
+        /// Adds the functions to the native module, and says what they are: for torch's compiler, and for tests.
+        pub fn add(m: &Bound<'_, PyModule>) -> PyResult<()> {
+            $(m.add_function(wrap_pyfunction!($name, m)?)?;)+
+            m.add_function(wrap_pyfunction!(nll, m)?)?;
+            let arguments = PyDict::new(m.py());
+            for (name, args, _) in NAMES {
+                arguments.set_item(name, PyTuple::new(m.py(), *args)?)?;
+            }
+            m.add("QUANTITIES", arguments)
+        }
+    };
+}
+
+quantities! {
     /// Entropy of each row, ``-sum(p * ln(p))``, in nats.
     ///
     /// ``0 * ln(0)`` is 0. Evaluated with the largest class kept out of the sums, so that the tiny entropy of a confident
@@ -412,12 +455,8 @@ quantity! {
     /// 1.0
     /// >>> print(kb.entropy([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]).round(4))
     /// [0.6931 0.    ]
-    entropy(p),
-    "(p, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
-    Quantity::Entropy, false
-}
+    entropy(p), Quantity::Entropy, false;
 
-quantity! {
     /// Cross entropy of each pair of rows, ``-sum(p * ln(q))``, in nats.
     ///
     /// A class with ``p = 0`` adds nothing; ``p > 0`` where ``q = 0`` makes it infinite. ``cross_entropy(p, p)`` equals
@@ -438,12 +477,8 @@ quantity! {
     /// >>> import kullback as kb
     /// >>> print(kb.cross_entropy([0.5, 0.5], [0.25, 0.75]).round(4))
     /// 0.837
-    cross_entropy(p, q),
-    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
-    Quantity::CrossEntropy, false
-}
+    cross_entropy(p, q), Quantity::CrossEntropy, false;
 
-quantity! {
     /// Kullback-Leibler divergence of each pair of rows, ``sum(p * ln(p / q))``, in nats.
     ///
     /// Never negative, and exactly 0 for equal rows: it is summed as terms none of which is negative, so that nothing
@@ -466,12 +501,8 @@ quantity! {
     /// 0.0853
     /// >>> print(kb.kl_divergence([0.5, 0.5], [0.5, 0.5]))
     /// 0.0
-    kl_divergence(p, q),
-    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
-    Quantity::Kl, false
-}
+    kl_divergence(p, q), Quantity::Kl, false;
 
-quantity! {
     /// Jensen-Shannon divergence of each pair of rows, in nats.
     ///
     /// ``(KL(p, m) + KL(q, m)) / 2`` with ``m = (p + q) / 2``: between 0 and ln 2, finite whatever the support, and symmetric
@@ -492,12 +523,8 @@ quantity! {
     /// >>> import kullback as kb
     /// >>> print(kb.js_divergence([1.0, 0.0], [0.0, 1.0], base=2))
     /// 1.0
-    js_divergence(p, q),
-    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
-    Quantity::Js, false
-}
+    js_divergence(p, q), Quantity::Symmetric(Symmetric::Js), false;
 
-quantity! {
     /// Jensen-Shannon distance of each pair of rows: the square root of `js_divergence`, a metric.
     ///
     /// The base divides before the root is taken, and so must be greater than 1.
@@ -517,9 +544,7 @@ quantity! {
     /// >>> import kullback as kb
     /// >>> print(kb.js_distance([1.0, 0.0], [0.0, 1.0]).round(4))
     /// 0.8326
-    js_distance(p, q),
-    "(p, q, *, given='probs', dtype=None, axis=-1, keepdims=False, base=None, temperature=1.0, reduction='none', where=None, rows=None, on_invalid='raise', out=None, threads=None)",
-    Quantity::Js, true
+    js_distance(p, q), Quantity::Symmetric(Symmetric::Js), true;
 }
 
 /// Negative log-likelihood of a label under each row, ``-ln(q[label])``, in nats.

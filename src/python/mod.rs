@@ -130,12 +130,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(array::as_ndarray, m)?)?;
     m.add_function(wrap_pyfunction!(array::as_rows, m)?)?;
-    m.add_function(wrap_pyfunction!(information::entropy, m)?)?;
-    m.add_function(wrap_pyfunction!(information::cross_entropy, m)?)?;
-    m.add_function(wrap_pyfunction!(information::kl_divergence, m)?)?;
-    m.add_function(wrap_pyfunction!(information::js_divergence, m)?)?;
-    m.add_function(wrap_pyfunction!(information::js_distance, m)?)?;
-    m.add_function(wrap_pyfunction!(information::nll, m)?)?;
+    information::add(m)?;
     m.add_function(wrap_pyfunction!(loss::softmax, m)?)?;
     m.add_function(wrap_pyfunction!(loss::softmax_backward, m)?)?;
     m.add_function(wrap_pyfunction!(loss::logsumexp, m)?)?;
@@ -163,5 +158,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(simd_level, m)?)?;
     m.add_function(wrap_pyfunction!(simd_levels, m)?)?;
     m.add_function(wrap_pyfunction!(set_simd_level, m)?)?;
-    Ok(())
+    // What `from kullback._core import *` hands on to the package: the rest is for its own modules.
+    let public = ["__version__", "get_num_threads", "set_num_threads"];
+    m.setattr("__all__", [&public[..], &information::names()].concat())
 }

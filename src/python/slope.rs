@@ -144,7 +144,9 @@ pub fn quantity_backward<'py>(
     let of = match quantity {
         Quantity::Entropy => [SlopeOf::Entropy; 2],
         Quantity::Nll => [SlopeOf::Nll; 2],
-        Quantity::Js => [SlopeOf::Js; 2],
+        Quantity::Symmetric(divergence) => [divergence
+            .slope()
+            .ok_or_else(|| PyTypeError::new_err(format!("{name} has no gradient: pass detached tensors")))?; 2],
         Quantity::CrossEntropy => [SlopeOf::CrossEntropy, SlopeOf::Other],
         Quantity::Kl => [SlopeOf::Kl, SlopeOf::Other],
     };
@@ -178,7 +180,7 @@ pub fn quantity_backward<'py>(
     let mut numbers = Vec::new();
     if root {
         let job = &*job;
-        numbers = detached(py, work, || of_square(job, &upstream, unit))?;
+        numbers = detached(py, work, || of_square(quantity, job, &upstream, unit))?;
         upstream = Upstream::Rows(per_row(&numbers, &job.lead));
     }
     let saved = Array::new("saved", saved)?;
@@ -204,13 +206,13 @@ pub fn quantity_backward<'py>(
 
 /// From the gradient of each distance that of its square: g/(2d). Where rows are equal a distance has a kink, as |x| at
 /// 0, and the gradient is 0 as for torch's norms.
-fn of_square(job: &Job, g: &Upstream, unit: f64) -> crate::error::Result<Vec<f64>> {
+fn of_square(quantity: Quantity, job: &Job, g: &Upstream, unit: f64) -> crate::error::Result<Vec<f64>> {
     let mut distances = vec![0.0; job.len()];
     let mut of_values = job.clone();
     let Operand { lead, .. } = per_row(&distances, &job.lead);
-    (of_values.root, of_values.unit, of_values.most) = (true, unit, Quantity::Js.most());
+    (of_values.root, of_values.unit, of_values.most) = (true, unit, quantity.most());
     of_values.out = Some(Out { data: distances.as_mut_ptr().cast(), single: false, lead });
-    run(Quantity::Js, &of_values)?;
+    run(quantity, &of_values)?;
     let lead = Lead { shape: &job.lead };
     for (row, d) in distances.iter_mut().enumerate() {
         *d = if *d == 0.0 { 0.0 } else { g.of(&lead, row) / (2.0 * *d) };
