@@ -4,10 +4,13 @@
 //! multiply-add, so that the order of summation, and with it every bit of a result, does not depend on the machine.
 //! The portable level of x86-64 is SSE2 with a multiply-add in software; other SSE levels would only add to the size.
 
+mod environment;
+
 use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+pub use environment::in_default_environment;
 pub use fearless_simd::prelude::*;
 pub use fearless_simd::{Level, Simd, f32x16, f64x8, i32x16, i64x8, prelude, u64x8};
 

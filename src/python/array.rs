@@ -22,6 +22,7 @@ use super::exchange::{Fresh, Table, c_order, dlpack, exchanged, is_negated, is_t
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
 use crate::score::Axes;
+use crate::simd::in_default_environment;
 
 /// A way in: the argument as a source, if it is of the kind that comes in here.
 type Door = for<'py> fn(&str, &Bound<'py, PyAny>) -> PyResult<Option<Source<'py>>>;
@@ -729,6 +730,6 @@ pub fn empty<'py>(py: Python<'py>, shape: &[usize], dtype: Dtype) -> PyResult<(B
 pub fn scalar_of<'py>(py: Python<'py>, kind: &Kind<'py>, value: f64, dtype: Dtype) -> PyResult<Bound<'py, PyAny>> {
     let target = Target::new(py, kind, &[], dtype)?;
     // SAFETY: an array without axes has one element.
-    unsafe { dtype.store(value, target.data()) };
+    in_default_environment(|| unsafe { dtype.store(value, target.data()) });
     target.finish(py, None)
 }

@@ -33,13 +33,14 @@ impl From<Error> for PyErr {
 /// Work of at least this many nanoseconds is done without holding the interpreter.
 const WORTH_DETACHING: f64 = 20_000.0;
 
-/// Runs `work`, which takes about `nanoseconds`, detached from the interpreter if that pays. A panic becomes an error.
+/// Runs `work`, which takes about `nanoseconds`, in the default floating-point environment, detached from the interpreter
+/// if that pays. A panic becomes an error.
 fn detached<T: Send>(
     py: Python<'_>,
     nanoseconds: f64,
     work: impl FnOnce() -> crate::error::Result<T> + Send,
 ) -> PyResult<T> {
-    let work = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    let work = || simd::in_default_environment(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
     let result = if nanoseconds > WORTH_DETACHING { py.detach(work) } else { work() };
     match result {
         Ok(result) => Ok(result?),
