@@ -798,6 +798,37 @@ def test_opcheck_on_every_operator() -> None:
         for name in (op.name, op.name + "_backward")
     }
     assert set(calls) == defined
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda library, x: library.kl_div(x, x.exp()),
+        lambda library, x: library.cross_entropy(x, x.exp(), size_average=False),
+        lambda library, x: library.log_softmax(x),
+    ],
+    ids=["mean of kl_div", "deprecated flags", "no dim"],
+)
+def test_a_warning_does_not_break_the_graph(call: Callable[[Any, Any], Any]) -> None:
+    x = seeded(3, 4)
+    with pytest.warns(UserWarning) as theirs:
+        expected = call(TF, x)
+    with pytest.warns(UserWarning) as ours:
+        got = torch.compile(lambda x: call(F, x), fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(got, expected)
+    assert {str(w.message) for w in ours} == {str(w.message) for w in theirs}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_forward_mode_is_an_error() -> None:
+    x = seeded(2, 3)
+    for function in (lambda x: F.softmax(x, 1), lambda x: kb.entropy(x, given="logits")):
+        with pytest.raises(NotImplementedError, match="jvp"):
+            torch.func.jvp(function, (x,), (x,))
+        with torch.autograd.forward_ad.dual_level():
+            function(x)
+            with pytest.raises(NotImplementedError, match="jvp"):
+                function(torch.autograd.forward_ad.make_dual(x, x))
+
+
     for name, args in calls.items():
         operator = getattr(torch.ops.kullback, name).default
         assert set(torch.library.opcheck(operator, args).values()) == {"SUCCESS"}, name

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _transforms_active
 from torch._C import _is_any_autocast_enabled as _autocast_enabled
+from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 from torch.nn.parameter import Parameter
 
@@ -73,7 +74,7 @@ def call(operator: type[Operator], *args: Any) -> Any:
     """Evaluate a function of tensors by the cheapest route that does what the caller wants."""
     if is_dynamo_compiling():
         return _registered(operator, args)
-    if _transforms_active():
+    if _transforms_active() or forward_ad._current_level >= 0:
         _refuse(operator, args)
         found = _Transformed.apply(operator, *args)
         return found[0] if operator.state == "own" else found

@@ -62,12 +62,16 @@ def _legacy(size_average: bool | None, reduce: bool | None) -> str:
         reduction = "none"
     else:
         reduction = "mean" if size_average is None or size_average else "sum"
-    warnings.warn(
-        f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
-        UserWarning,
-        stacklevel=3,
-    )
+    _warn(f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.", 3)
     return reduction
+
+
+def _warn(message: str, stacklevel: int) -> None:
+    warnings.warn(message, UserWarning, stacklevel=stacklevel + 1)
+
+
+# torch's compiler then calls it while it traces, as it does the warnings of torch's own functions, and no graph breaks.
+_warn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
@@ -180,12 +184,8 @@ def _normalise(name: str, input: Any, dim: int | None, stacklevel: int, dtype: A
     if tensors is None and (dim is None or dtype is not None):
         input = _core.as_ndarray(input, "input")
     if dim is None:
-        warnings.warn(
-            f"Implicit dimension choice for {name} has been deprecated. "
-            "Change the call to include dim=X as an argument.",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
+        message = f"Implicit dimension choice for {name} has been deprecated. "
+        _warn(message + "Change the call to include dim=X as an argument.", stacklevel)
         dim = 0 if input.ndim in (0, 1, 3) else 1
     if dtype is not None:
         if name == "softmin":
@@ -316,12 +316,11 @@ def kl_div(
     if size_average is not None or reduce is not None:
         by_batch, reduction = reduction == "batchmean", _legacy(size_average, reduce)
     elif reduction == "mean":
-        warnings.warn(
+        _warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
             "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
-            UserWarning,
-            stacklevel=2,
+            2,
         )
     if (tensors := _of_tensors(input, target)) is not None:
         loss = tensors.call(tensors.KlDiv, input, target, reduction, log_target)

@@ -1,6 +1,7 @@
 //! Quantities of tensors as part of torch's graph: which calls those are, and their gradients.
 
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -21,8 +22,8 @@ use crate::rows::{Dtype, Lead};
 use crate::score::{Axes, Given, Job, KNOWN, Operand, Out, ln, nanoseconds_a_row};
 use crate::slope::gradient;
 
-/// Whether torch has to see a call: its result is part of a graph, a transform of `torch.func` is under way, or an
-/// operand is of a class that has torch's operators done in its own way.
+/// Whether torch has to see a call: its result is part of a graph, a transform of `torch.func` or forward-mode
+/// differentiation is under way, or an operand is of a class that has torch's operators done in its own way.
 pub fn is_graph(operands: &[(&'static str, &Bound<'_, PyAny>)]) -> PyResult<bool> {
     for (_, obj) in operands {
         if obj.cast_exact::<PyUntypedArray>().is_ok() {
@@ -40,6 +41,7 @@ fn is_plain(obj: &Bound<'_, PyAny>) -> PyResult<bool> {
     static TENSOR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static PARAMETER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static TRANSFORMED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static FORWARD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = obj.py();
     let class = obj.get_type();
     if !class.is(TENSOR.import(py, "torch", "Tensor")?)
@@ -50,7 +52,11 @@ fn is_plain(obj: &Bound<'_, PyAny>) -> PyResult<bool> {
     let asked = TRANSFORMED.get_or_try_init(py, || {
         PyResult::Ok(py.import("torch._C")?.getattr("_are_functorch_transforms_active")?.unbind())
     })?;
-    Ok(!asked.bind(py).call0()?.is_truthy()?)
+    let forward =
+        FORWARD.get_or_try_init(py, || PyResult::Ok(py.import("torch.autograd.forward_ad")?.into_any().unbind()))?;
+    // The level of dual tensors: below 0 there are none.
+    let level: i64 = forward.bind(py).getattr(intern!(py, "_current_level"))?.extract()?;
+    Ok(level < 0 && !asked.bind(py).call0()?.is_truthy()?)
 }
 
 /// The result of a call that torch has to see.
