@@ -11,7 +11,7 @@ use crate::measure::{Expected, ExpectedInput, ExpectedTarget, LogSumExp, Softmax
 use crate::reduce::Total;
 use crate::rows::{BATCH, Batch, Dtype, Emit, Lead, Map, Measure, emit_rows, evaluate};
 use crate::score::{Axes, Given, Job, Numbers, Operand, nanoseconds_a_row, scale};
-use crate::simd::{SimdBase, W, dispatch, level};
+use crate::simd::{Select, SimdBase, W, dispatch, level};
 
 /// What the losses have besides inputs and targets.
 #[derive(Clone, Debug)]
@@ -330,6 +330,9 @@ fn exp_m1_all(values: &mut [f64; BATCH]) {
     dispatch!(level(), s => {
         for chunk in values.as_chunks_mut::<8>().0 {
             let x = W::load_array(s, *chunk);
+            // Below, −1 is all there is, and at −∞ the sum would be NaN.
+            let least = W::splat(s, -64.0);
+            let x = x.simd_lt(least).select(least, x);
             *chunk = (wide::exp_m1_minus(s, x) + x).to_array();
         }
     });

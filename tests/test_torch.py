@@ -311,6 +311,18 @@ def test_columns_of_which_some_are_ignored(classes: int) -> None:
     np.testing.assert_array_equal(got[rows], kb.entropy(logits.numpy().copy(), given="logits")[rows])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_of_an_infinite_loss_is_finite(dtype: Any) -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0], [-1e300, 2.0, 1.0]], dtype=dtype)
+    labels = torch.tensor([0, 0])
+    assert F.cross_entropy(logits, labels, reduction="none")[0].isinf()
+    for keywords in ({}, {"reduction": "sum"}, {"label_smoothing": 0.1}):
+        compare_gradients(F.cross_entropy, TF.cross_entropy, (logits, labels), keywords)
+    x = logits.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(kb.nll(x, labels, given="logits").sum(), x)
+    torch.testing.assert_close(grad, logits.softmax(1) - torch.eye(3, dtype=dtype)[labels])
+
+
 def test_a_weight_in_double_precision_makes_the_loss_double() -> None:
     x, t, w = seeded(3, 5, dtype=torch.float32), seeded(5, 3).T.exp().float(), seeded(5).exp()
     exact = TF.cross_entropy(x.double(), t.double(), w, reduction="none")
@@ -786,18 +798,6 @@ def calls_of_operators() -> dict[str, tuple[Any, ...]]:
     }
 
 
-# What opcheck traces with are copies that are no leaves, whose gradients it looks at.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_opcheck_on_every_operator() -> None:
-    import kullback._torch
-
-    calls = calls_of_operators()
-    defined = {
-        name
-        for op in (*kullback._torch.Operator.__subclasses__(), kullback._torch.BinaryCrossEntropyWithLogits)
-        for name in (op.name, op.name + "_backward")
-    }
-    assert set(calls) == defined
 @pytest.mark.parametrize(
     "call",
     [
@@ -829,6 +829,18 @@ def test_forward_mode_is_an_error() -> None:
                 function(torch.autograd.forward_ad.make_dual(x, x))
 
 
+# What opcheck traces with are copies that are no leaves, whose gradients it looks at.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_opcheck_on_every_operator() -> None:
+    import kullback._torch
+
+    calls = calls_of_operators()
+    defined = {
+        name
+        for op in (*kullback._torch.Operator.__subclasses__(), kullback._torch.BinaryCrossEntropyWithLogits)
+        for name in (op.name, op.name + "_backward")
+    }
+    assert set(calls) == defined
     for name, args in calls.items():
         operator = getattr(torch.ops.kullback, name).default
         assert set(torch.library.opcheck(operator, args).values()) == {"SUCCESS"}, name
@@ -1454,6 +1466,72 @@ def test_bfloat16_is_rounded_once() -> None:
     assert TF.cross_entropy(logits, y, reduction="sum") == 130
 
 
+def test_an_infinite_target_of_kl_div_is_infinite_and_a_binary_one_gives_no_number() -> None:
+    x, t = torch.zeros(1), torch.tensor([torch.inf])
+    assert TF.kl_div(x, t, reduction="sum").isnan() and F.kl_div(x, t, reduction="sum") == torch.inf
+    x = torch.ones(1)
+    assert TF.binary_cross_entropy_with_logits(x, t) == -torch.inf
+    assert F.binary_cross_entropy_with_logits(x, t).isnan()
+
+
+@pytest.mark.parametrize("weight", [torch.inf, -torch.inf])
+def test_an_infinite_weight_of_the_positives(weight: float) -> None:
+    p = torch.tensor([weight])
+    for x in (-2.0, 0.0, 1.0):
+        for t in (0.5, 1.0):
+            args = torch.tensor([x]), torch.tensor([t])
+            expected = TF.binary_cross_entropy_with_logits(*args, pos_weight=p)
+            assert F.binary_cross_entropy_with_logits(*args, pos_weight=p) == expected == weight
+            for function, slope in (
+                (TF.binary_cross_entropy_with_logits, torch.nan),
+                (F.binary_cross_entropy_with_logits, -weight),
+            ):
+                leaves = [arg.clone().requires_grad_() for arg in args]
+                grads = torch.autograd.grad(function(*leaves, pos_weight=p), leaves)
+                np.testing.assert_array_equal(torch.cat(grads), [slope, weight])
+        negative = torch.tensor([x]), torch.zeros(1)
+        assert TF.binary_cross_entropy_with_logits(*negative, pos_weight=p).isnan()
+        assert F.binary_cross_entropy_with_logits(*negative, pos_weight=p).isnan()
+
+
+def test_a_weight_of_the_positives_of_bytes_or_booleans_is_a_number() -> None:
+    x, t = seeded(3, dtype=torch.float32), torch.tensor([0.0, 0.5, 1.0])
+    for weight in (torch.tensor([0, 1, 0]), torch.tensor([1, 1, 0])):
+        expected = F.binary_cross_entropy_with_logits(x, t, pos_weight=weight.float())
+        torch.testing.assert_close(TF.binary_cross_entropy_with_logits(x, t, pos_weight=weight), expected)
+        for dtype in (torch.uint8, torch.bool):
+            assert F.binary_cross_entropy_with_logits(x, t, pos_weight=weight.to(dtype)) == expected
+        # 0 - 1 is 255 there.
+        assert TF.binary_cross_entropy_with_logits(x, t, pos_weight=weight.byte()) > 2 * expected
+        with pytest.raises(RuntimeError, match="Subtraction"):
+            TF.binary_cross_entropy_with_logits(x, t, pos_weight=weight.bool())
+
+
+def test_a_class_weight_has_one_axis() -> None:
+    x, y, weight = seeded(2, 3, 4), torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]]), torch.ones(1, 3).double()
+    assert TF.nll_loss(x, y, weight).isfinite()
+    with pytest.raises(RuntimeError, match="weight tensor should be defined either for all"):
+        F.nll_loss(x, y, weight)
+
+
+def test_of_two_errors_either_is_raised() -> None:
+    integers, probabilities = torch.ones(2, 3, dtype=LONG), torch.ones(2)
+    with pytest.raises(RuntimeError, match="expected target dtype to be Long or Byte, but got Float"):
+        TF.nll_loss(integers, probabilities)
+    with pytest.raises(NotImplementedError, match="not implemented for 'Long'"):
+        F.nll_loss(integers, probabilities)
+
+
+def test_an_axis_that_is_no_integer_is_a_type_error() -> None:
+    x = seeded(2, 3)
+    for function in (torch.logsumexp, F.logsumexp, TF.softmax, F.softmax, TF.log_softmax, F.log_softmax):
+        with pytest.raises(TypeError):
+            function(x, "x")
+    with pytest.raises(TypeError):
+        TF.softmax(x, True)
+    assert torch.equal(F.softmax(x, True), F.softmax(x, 1))
+
+
 def test_infinite_weights_and_probabilities_give_no_number() -> None:
     x, w = seeded(2, 3), torch.tensor([1.0, torch.inf, 1.0]).double()
     for t, weight in ((x.exp(), w), (x.exp() * w, None)):
@@ -1481,6 +1559,9 @@ def test_one_row_may_have_its_label_in_an_array_of_one() -> None:
         TF.cross_entropy(x, y).backward()
     F.cross_entropy(x, y).backward()
     torch.testing.assert_close(x.grad, torch.autograd.grad(F.cross_entropy(x, y[0]), x)[0])
+    with pytest.raises(RuntimeError, match="doesn't match the broadcast shape"):
+        TF.cross_entropy(x, y, label_smoothing=0.1)
+    assert F.cross_entropy(x, y, label_smoothing=0.1) == F.cross_entropy(x, y[0], label_smoothing=0.1)
 
 
 @pytest.mark.parametrize(

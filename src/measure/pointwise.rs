@@ -123,10 +123,10 @@ value! {
     Logistic, 4, |s, [x, t, w, p]| {
         let (zero, one) = (number::<S, E>(s, 0.0), number::<S, E>(s, 1.0));
         let negative = x.simd_lt(zero);
-        let (above, below) = (negative.select(zero, x), negative.select(x, zero));
-        let lost = zero * below;
+        let lost = zero * negative.select(x, zero);
         let soft = ln_1p_exp_of_minus::<S, E>(s, x);
-        let far = above * (one - t) - below * (p * t) + lost;
+        // One product, so that no infinite weight meets a 0.
+        let far = x * negative.select(-(p * t), one - t) + lost;
         (far + ((one - t) + p * t) * soft) * w
     }
 }
@@ -145,11 +145,10 @@ value! {
 value! {
     /// ∂/∂t of [`Logistic`] times g: (p − 1)·ln(1 + e^−|x|) + p·max(−x, 0) − max(x, 0), which is −x of p = 1.
     LogisticTarget, 5, |s, [x, _t, w, p, g]| {
-        let (zero, one) = (number::<S, E>(s, 0.0), number::<S, E>(s, 1.0));
-        let negative = x.simd_lt(zero);
-        let (above, below) = (negative.select(zero, x), negative.select(x, zero));
+        let one = number::<S, E>(s, 1.0);
         let soft = ln_1p_exp_of_minus::<S, E>(s, x);
-        ((p - one) * soft - p * below - above) * w * g
+        let negative = x.simd_lt(number::<S, E>(s, 0.0));
+        ((p - one) * soft - x * negative.select(p, one)) * w * g
     }
 }
 value! {

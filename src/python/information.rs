@@ -615,12 +615,6 @@ pub fn nll<'py>(
     score(py, (Quantity::Nll, false), &[("q", q)], Some((labels, ignore_index.0)), keywords)
 }
 
-/// The quantity that has a name.
-pub(super) fn named(name: &str) -> PyResult<(Quantity, bool)> {
-    let found = NAMES.iter().find(|(n, _)| *n == name).map(|(_, which)| *which);
-    found.ok_or_else(|| crate::error::unknown("name", name, &NAMES.map(|(n, _)| n)).into())
-}
-
 /// A quantity by name, of tensors whatever torch may have to know of them: for its operators. With what its gradients
 /// need if `save`.
 #[pyfunction]
