@@ -1516,7 +1516,8 @@ def test_a_class_weight_has_one_axis() -> None:
 
 def test_of_two_errors_either_is_raised() -> None:
     integers, probabilities = torch.ones(2, 3, dtype=LONG), torch.ones(2)
-    with pytest.raises(RuntimeError, match="expected target dtype to be Long or Byte, but got Float"):
+    theirs = "not implemented for 'Long'" if OLDEST else "expected target dtype to be Long or Byte, but got Float"
+    with pytest.raises(RuntimeError, match=theirs):
         TF.nll_loss(integers, probabilities)
     with pytest.raises(NotImplementedError, match="not implemented for 'Long'"):
         F.nll_loss(integers, probabilities)
@@ -1526,7 +1527,7 @@ def test_an_axis_that_is_no_integer_is_a_type_error() -> None:
     x = seeded(2, 3)
     for function in (torch.logsumexp, F.logsumexp, TF.softmax, F.softmax, TF.log_softmax, F.log_softmax):
         with pytest.raises(TypeError):
-            function(x, "x")
+            function(x, 1.5)
     with pytest.raises(TypeError):
         TF.softmax(x, True)
     assert torch.equal(F.softmax(x, True), F.softmax(x, 1))
@@ -1559,7 +1560,7 @@ def test_one_row_may_have_its_label_in_an_array_of_one() -> None:
         TF.cross_entropy(x, y).backward()
     F.cross_entropy(x, y).backward()
     torch.testing.assert_close(x.grad, torch.autograd.grad(F.cross_entropy(x, y[0]), x)[0])
-    with pytest.raises(RuntimeError, match="doesn't match the broadcast shape"):
+    with pytest.raises(RuntimeError, match="size mismatch" if OLDEST else "doesn't match the broadcast shape"):
         TF.cross_entropy(x, y, label_smoothing=0.1)
     assert F.cross_entropy(x, y, label_smoothing=0.1) == F.cross_entropy(x, y[0], label_smoothing=0.1)
 
