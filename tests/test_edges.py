@@ -711,6 +711,24 @@ def test_a_block_of_classes_far_below_adds_nothing_to_an_entropy() -> None:
         assert np.array_equal(case(x, x, given="logits"), np.zeros(2))
 
 
+@pytest.mark.parametrize("heavy", [0, 4000])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_block_without_mass_to_speak_of_far_from_the_other_row(dtype: Any, heavy: int) -> None:
+    """Beside its mean distance of 1e68 temperatures its mass in the other row, which counts, is nothing."""
+    p, q = np.zeros((2, 3, 4100), dtype)
+    p[:, heavy] = 2147483647
+    q[0, [7, 3007]] = p[0, 1:3000:3] = -3e38
+    q[1, [7, 3007]] = -1e270 if dtype == np.float64 else -3e37
+    q[2, [7, 3007]] = -np.inf
+    keywords: Any = {"given": "logits", "temperature": 1e-30}
+    for rows in ((p, q), (q, p)):
+        for case in PAIRED:
+            check(case, case(*rows, **keywords), case.exact(*rows, **keywords), "logits", rows)
+    # A distance that overflows may be +inf.
+    q = np.where(q < -1e37, -1e300, q.astype(np.float64))
+    assert not np.isnan(kb.kl_divergence(p, q, **keywords)).any()
+
+
 # ----------------------------------------------------------------------------------- counts at the ends of a dtype
 
 

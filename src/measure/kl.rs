@@ -218,26 +218,35 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
         at[4] = beyond.select(at[4] + (error + rest), at[4]);
         let kept = beyond.select(wide::exp(s, -over.max(zero)), one);
         let moved = beyond.select(one, wide::exp(s, over.min(far)));
-        let mut sum = [Sum::new(s, zero); 4];
+        let none = Sum::new(s, zero);
+        let mut sum = [none; 4];
         for (part, grown) in [(a, swap.select(moved, kept)), (b, swap.select(kept, moved))] {
             // Above 1 only where the other part has nothing of a, whose frame then says nothing.
             let factor = self.0.factor(s, &part.at, &at).min(W::splat(s, 1e300));
             let shift = ((part.at[3] - at[3]) + (part.at[4] - at[4])) * self.0.inv();
             let (grow, phi) = (wide::exp(s, shift), wide::exp_m1_minus(s, shift));
-            let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.times(factor));
-            let mut apart = sum[2].plus(g.times(grow)).plus(mass_a.times(phi)).plus(mean.times(phi + shift));
-            let mut grown_b = mass_b.times(grow);
-            let far = shift.abs().simd_gt(far);
+            let [a, mean, g, b] = part.sum;
+            // A mean beyond the range is in G too, with the other sign.
+            let mean = Sum::select(mean.hi.abs().simd_lt(f64::INFINITY), mean, none);
+            let (mass_a, scaled) = (a.times(factor), mean.times(factor));
+            let mut apart =
+                sum[2].plus(g.times(factor).times(grow)).plus(mass_a.times(phi)).plus(scaled.times(phi + shift));
+            let mut grown_b = b.times(factor).times(grow);
+            let far = !shift.abs().simd_lt(far);
+            // A part without mass is nowhere, however far.
+            let empty = mass_a.hi.simd_eq(zero);
+            let shift = empty.select(zero, shift);
             if far.any_true() {
                 // The factor and e^shift may leave the range where their product does not.
-                let [a, mean, g, b] = part.sum;
-                let factor = a.hi.simd_eq(zero).select(zero, factor);
-                let rest = a.times(grown - factor * (shift + 1.0)).plus(mean.times(grown - factor));
-                apart = Sum::select(far, sum[2].plus(g.times(grown)).plus(rest), apart);
                 grown_b = Sum::select(far, b.times(grown), grown_b);
+                // G as Q − S − M: the part's own cancels against its mean where that is far beyond Q.
+                let factor = empty.select(zero, factor);
+                let less = a.times(factor * (shift + 1.0)).plus(mean.times(factor)).times(W::splat(s, -1.0));
+                let lone = Sum::select(g.hi.simd_lt(f64::INFINITY), grown_b.plus(less), g);
+                apart = Sum::select(far, sum[2].plus(lone), apart);
             }
             sum[0] = sum[0].plus(mass_a);
-            sum[1] = sum[1].plus(mean).plus(mass_a.times(shift));
+            sum[1] = sum[1].plus(scaled).plus(mass_a.times(shift));
             sum[2] = apart;
             sum[3] = sum[3].plus(grown_b);
         }
