@@ -150,9 +150,12 @@ pub fn quantity_backward<'py>(
     let of = match quantity {
         Quantity::Entropy => [SlopeOf::Entropy; 2],
         Quantity::Nll => [SlopeOf::Nll; 2],
-        Quantity::Symmetric(divergence) => [divergence
-            .slope()
-            .ok_or_else(|| PyTypeError::new_err(format!("{name} has no gradient: pass detached tensors")))?; 2],
+        Quantity::Symmetric(divergence) => {
+            [divergence
+                .slope()
+                .ok_or_else(|| PyTypeError::new_err(format!("{name} has no gradient: pass detached tensors")))?;
+                2]
+        }
         Quantity::CrossEntropy => [SlopeOf::CrossEntropy, SlopeOf::Other],
         Quantity::Kl => [SlopeOf::Kl, SlopeOf::Other],
     };
