@@ -120,7 +120,7 @@ fn unusual_wide<S: Simd>(s: S, p: W<S>, q: W<S>, [head, tail]: [W<S>; 2]) -> W<S
 /// KL of e^{a/T} and e^{b/T}. With m = max a, c near the mean of b − a, d = ((b − a) − c)/T (b − a an exact two-term
 /// difference), S = Σe^a, M = Σe^a·d, G = Σe^a·φ(d), Q = Σe^{b−c}, all in the units of the frame, g = G/S, μ = M/S and
 /// x = g + μ: KL = g + [ln(1 + x) − x], or ln(Q/S) − μ where 1 + x or g − x cancels. Where what
-/// cancelled exceeds 3·KL the row is passed once more with c + μ.
+/// cancelled exceeds 3.9·KL the row is passed once more with c + μ.
 ///
 /// One exponential per class while every abs(d) < 1 in a vector; else that of b too. Frame: base, shift, floor, c (head
 /// and tail: rounded to one `f32`, c would shift every d by up to 3e-8·c, which is all there is between close rows), and the
@@ -156,9 +156,11 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
         let [base, shift, floor, _] = self.0.frame(s, (told & far).select(most, seen[0]));
         let head = E::head(sum);
         let tail = (sum - head) + error;
+        // Where they cancel the error is all there is.
         let (origin, rest) = two_sum(sum, base);
+        let (origin, rest) = two_sum(origin, rest + error);
         let from = E::head(origin);
-        [base, shift, floor, head, tail, from, (origin - from) + (rest + error)]
+        [base, shift, floor, head, tail, from, (origin - from) + rest]
     }
 
     #[inline(always)]
@@ -266,7 +268,7 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
         let kl = close.select(near, far);
         let lost = close.select((g + (x * mu).abs()) / (x + 1.0), mu.abs());
         // ln(Q/S) − μ is only as exact as 1.
-        let again = (lost.simd_gt(kl * 3.0) | (!close & kl.simd_lt(1.0))) & g.simd_lt(f64::INFINITY);
+        let again = (lost.simd_gt(kl * 3.9) | (!close & kl.simd_lt(1.0))) & g.simd_lt(f64::INFINITY);
         let kl = kl.simd_lt(zero).select(zero, kl);
         let kl = g.simd_eq(infinity).select(infinity, kl);
         let usual = mass_a.simd_gt(zero) & mass_b.simd_gt(zero);
