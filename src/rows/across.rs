@@ -2,8 +2,11 @@
 
 use std::mem::MaybeUninit;
 
+use super::along::row;
 use super::source::{Scratch, Tile};
-use super::{BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
+use super::{
+    BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Offsets, Rows, SHORT, Sums, finish, merge, no_hints, none,
+};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -50,7 +53,18 @@ pub(super) fn rows<
             if (again[0] | again[1]) == 0 {
                 break;
             }
-            if M::TWO_PASSES {
+            let asked = again[0] | again[1] << 8;
+            if rows.classes <= SHORT && asked.count_ones() <= LONE {
+                // Fewer rows ask each time, so that the tile, whose room this takes, is not read again.
+                for k in (0..16).filter(|k| asked >> k & 1 == 1) {
+                    let hint = array(|r| hints[r][k]);
+                    if M::TWO_PASSES {
+                        row::<S, E, M, I, R, K, O, true>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
+                    } else {
+                        row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
+                    }
+                }
+            } else if M::TWO_PASSES {
                 tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, &hints, &mut sums);
             } else {
                 tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hints, &mut sums);
@@ -64,6 +78,10 @@ pub(super) fn rows<
         first += count;
     }
 }
+
+/// Up to so many rows of a tile are passed once more along the row, each by itself: at C = 10 a tile takes as long as seven,
+/// and of rows that differ by noise one in twelve asks, which is one or two of 16. Long columns are too far apart for that.
+const LONE: u32 = 6;
 
 /// Lanes evaluated side by side.
 const ABREAST: usize = 4;

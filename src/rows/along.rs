@@ -56,8 +56,8 @@ pub(super) fn rows<
 }
 
 /// One pass over one row; its sums go to place `k`.
-#[inline(always)]
-fn row<
+#[inline(never)]
+pub(super) fn row<
     S: Simd,
     E: Math,
     M: Measure<E, I, R, K, O>,
