@@ -752,6 +752,16 @@ def test_counts_whose_range_one_scale_cannot_hold() -> None:
             check(case, case(*rows, given="counts"), case.exact(*rows, given="counts"), "counts", rows)
 
 
+def test_blocks_of_counts_whose_range_one_scale_cannot_hold() -> None:
+    """Rows are summed in blocks of 2048 classes: from one to another the factor of q underflows, its logarithm not."""
+    p, q = np.zeros((2, 3, 2050))
+    q[:], q[:, 1424] = 1e-60, 1e308
+    for row, (mass, other) in enumerate([(1, 6e-77), (8e-45, 6e-77), (1, 1e-16)]):
+        p[row, 2049], q[row, 2049] = mass, other
+    for case in PAIRED:
+        check(case, case(p, q, given="counts"), case.exact(p, q, given="counts"), "counts", (p, q))
+
+
 def test_a_negative_count_next_to_nothing_is_refused_by_every_measure() -> None:
     """Beside a count of 1e22 it vanishes, but it is no count."""
     row = np.array([[1.0, -2.5e-26, 2e-22, 6e22]], np.float32)

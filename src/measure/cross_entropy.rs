@@ -33,7 +33,10 @@ impl CrossEntropyLin {
             sum[1] = sum[1].plus(rest).plus(demoted);
             // A part without mass in q has had no finite logarithm to shift.
             let present = part.at[2].simd_gt(zero);
-            let shift = present.select(wide::ln(s, j.factor[i]), zero);
+            // Of totals 1e308 apart the factor underflows, not its logarithm.
+            let shift = wide::ln(s, j.at[0]) - wide::ln(s, part.at[1]);
+            let shift = j.factor[i].simd_ge(f64::MIN_POSITIVE).select(wide::ln(s, j.factor[i]), shift);
+            let shift = present.select(shift, zero);
             let ln_top = present.select(wide::ln(s, part.at[2]) + shift, W::splat(s, f64::NEG_INFINITY));
             let pushed = demoted.hi.simd_gt(zero).select(ln_top, zero);
             sum[4] = sum[4].plus(moment).plus(rest.times(shift)).plus(demoted.times(pushed));
