@@ -2,13 +2,14 @@
 PYTHON ?= python
 export PYO3_PYTHON := $(shell command -v $(PYTHON))
 
-.PHONY: help build format lint test oldest guide bench docs examples data ci clean
+.PHONY: help build format lint test sanitize oldest guide bench docs examples data ci clean
 
 help:
 	@echo "build     install the package, editable, with everything the other targets need"
 	@echo "format    rewrite Rust and Python in the house format"
 	@echo "lint      formats, clippy with and without the bindings, ruff, mypy, the stub against the native module"
 	@echo "test      Rust tests, then the Python tests and the examples of the documentation"
+	@echo "sanitize  the core's tests and random calls under the address sanitizer (needs a nightly Rust)"
 	@echo "oldest    the tests with the oldest torch that is supported"
 	@echo "guide     docs/adding-a-measure.md step by step, in a copy of the tree: built, and its divergence tested"
 	@echo "bench     criterion's kernels, the race against the peers, Gibbs' inequality, memory"
@@ -37,6 +38,12 @@ lint:
 test:
 	cargo test --locked --release
 	$(PYTHON) -m pytest
+
+SANITIZED := RUSTFLAGS=-Zsanitizer=address cargo +nightly test --release --lib --target $(shell rustc -vV | sed -n 's/host: //p')
+
+sanitize:
+	$(SANITIZED)
+	cd fuzz && $(SANITIZED)
 
 oldest:
 	bash .ci/oldest

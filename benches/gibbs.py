@@ -7,7 +7,7 @@ a negative sum but not its error: where the reference is above the bound's floor
 and such results are counted.
 
     python benches/gibbs.py                  ten million pairs of at most 16 classes, and longer ones: a minute
-    python benches/gibbs.py --pairs 1e9      the run that docs/numerics.md tells of: an hour on one thread
+    python benches/gibbs.py --pairs 1e9      the run that docs/numerics.md tells of: half an hour on one thread
     python benches/gibbs.py --pairs 1e5      a quick pass
     python benches/gibbs.py --seed 7         other pairs
 """

@@ -97,7 +97,7 @@ fn least(single: bool) -> f64 {
     if single { 2f64.powi(-125) } else { 2f64.powi(-1021) }
 }
 
-fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, single: bool, log: bool) -> Value {
+fn value(quantity: Quantity, job: &Job, row: usize, [p, q]: [&[Class]; 2], label: usize, single: bool) -> Value {
     let eps = if single { f64::from(f32::EPSILON) } else { f64::EPSILON };
     let least = least(single);
     let product = |mass: f64, by: f64| if mass == 0.0 { 0.0 } else { mass * by };
@@ -122,7 +122,7 @@ fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, 
         Quantity::Kl | Quantity::Symmetric(Symmetric::Js) => {
             let relative = if !single {
                 2e-13
-            } else if log {
+            } else if job.operands.iter().all(|x| x.given.is_log()) {
                 5e-7
             } else {
                 2e-6
@@ -132,6 +132,9 @@ fn value(quantity: Quantity, job: &Job, p: &[Class], q: &[Class], label: usize, 
             // Counts meet logarithms as their own, before they are normalised: up to ln 1e308.
             let counts = staged && job.operands.iter().any(|x| x.given == Given::Counts);
             let (mut sum, mut scale) = (0.0, if counts { 710.0 } else { 0.0f64 });
+            if staged {
+                scale = scale.max(from_origin(job, row));
+            }
             for (p, q) in p.iter().zip(q) {
                 for c in [p, q].into_iter().filter(|c| c.present) {
                     if c.mass > 1e-300 || (staged && p.mass.max(q.mass) > 1e-300) {
@@ -211,6 +214,24 @@ fn overflow(quantity: Quantity, job: &Job, row: usize, single: bool) -> (bool, b
     (over, beyond)
 }
 
+/// How far logits that are divided by a temperature to meet others may be from what they are less: their first class,
+/// or nothing where that has no mass.
+fn from_origin(job: &Job, row: usize) -> f64 {
+    let far = |x: &Operand| {
+        let elements = elements(job, x, row);
+        let largest = elements.iter().flatten().map(|v| (v / x.temperature).abs()).filter(|v| v.is_finite());
+        match elements.first() {
+            Some(Some(v)) if v.is_finite() => 0.0,
+            Some(Some(_)) => largest.fold(0.0, f64::max),
+            // A masked class is one all the same.
+            _ => f64::INFINITY,
+        }
+    };
+    let divided = job.operands.iter().filter(|x| x.given.is_log() && x.temperature != 1.0);
+    // Rows further from it are passed once more, less their largest.
+    divided.map(far).fold(0.0, f64::max).min(2f64.powi(21))
+}
+
 /// Holds what a call gave (`None`: an error) against what it must give.
 pub fn check(quantity: Quantity, job: &Job, got: Option<&[f64]>) {
     let lead = Lead { shape: &job.lead };
@@ -247,8 +268,7 @@ pub fn check(quantity: Quantity, job: &Job, got: Option<&[f64]>) {
                 wanted.push((0.0, f64::INFINITY));
                 continue;
             }
-            let log = job.operands.iter().all(|x| x.given.is_log());
-            let v = value(quantity, job, rows[0], rows[rows.len() - 1], label, single, log);
+            let v = value(quantity, job, row, [rows[0], rows[rows.len() - 1]], label, single);
             // Logarithms that overflow before they meet.
             let lost = rows.iter().any(|row| row.iter().any(|c| c.present && c.ln == f64::NEG_INFINITY));
             if lost || v.value.is_nan() || (v.value > 1e37 && v.value.is_finite()) {
