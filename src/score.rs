@@ -125,7 +125,7 @@ pub struct Out {
     pub lead: Axes<isize>,
 }
 
-/// A number a row, in the order of rows.
+/// Numbers of rows, in their order.
 #[derive(Clone, Copy, Debug)]
 pub struct Numbers(pub *mut f64);
 
@@ -187,8 +187,7 @@ pub struct Job {
     pub out: Option<Out>,
     /// Whether a total is wanted.
     pub total: bool,
-    /// Where [`KNOWN`] numbers of every row go, if anywhere. Log-sum-exps that are not at hand are
-    /// infinite.
+    /// Where [`KNOWN`] numbers of every row go, if anywhere. Log-sum-exps that are not at hand are infinite.
     pub known: Option<Numbers>,
 }
 
@@ -692,7 +691,7 @@ fn settle<const I: usize, const O: usize>(
         }
     }
     if let Some(known) = job.known {
-        // A normaliser is that of the elements as they stand, and of this pass.
+        // A normaliser is that of the elements as they stand, of a row that the kernel had a result for.
         let all = map.iter().all(|map| *map == Map::Keep) && job.operands.iter().all(|x| x.given.is_log());
         for (k, (row, value)) in batch.rows.iter().zip(&*batch.value[0]).enumerate() {
             let here = all && rescued >> k & 1 == 0 && !value.is_nan();

@@ -120,37 +120,37 @@ fn gradient_of<E: Math>(
             let Some((of, out)) = by else { continue };
             let (a, b) = (&known.norms[i], &known.norms[1 - i]);
             let slope = Slope { of: *of, log: [i, 1 - i].map(|k| job.operands[k].given.is_log()), term: false };
-            let mut at = [[0.0; BATCH]; 9];
+            let mut at = [[0.0; BATCH]; 8];
             for k in 0..which.len() {
-                for (i, norm) in [(0, a[k]), (4, b[k])] {
+                for (i, norm) in [(0, a[k]), (3, b[k])] {
                     let head = E::from_f64(norm.ln).to_f64();
                     at[i][k] = head;
                     at[i + 1][k] = if head.is_finite() { norm.ln - head } else { 0.0 };
                     at[i + 2][k] = norm.inverse;
                 }
-                at[8][k] = a[k].inverse * (g.of(&lead, which[k]) / unit);
+                at[7][k] = a[k].inverse * (g.of(&lead, which[k]) / unit);
             }
             match known.value {
                 _ if !of.is_centred() => {}
-                Some(value) if *of != SlopeOf::Js => at[7] = value,
+                Some(value) if *of != SlopeOf::Js => at[6] = value,
                 _ => {
                     // The terms of these rows, in cache.
                     let mut terms = Cached::<E>::new(which.len(), job.classes);
                     // SAFETY: there is room for these rows, which are written before they are read.
                     let terms = unsafe {
                         let (slope, target) = (Slope { term: true, ..slope }, terms.target());
-                        emit_rows::<E, _, 2, 9>(level, slope, &both[i], which, &at, &target);
+                        emit_rows::<E, _, 2, 8>(level, slope, &both[i], which, &at, &target);
                         terms.rows(lead)
                     };
                     evaluate::<E, _, 1, 0, 1, 1>(level, Summed(Same), &terms, which, &mut |batch| {
-                        at[7][..which.len()].copy_from_slice(batch.value[0]);
+                        at[6][..which.len()].copy_from_slice(batch.value[0]);
                     });
                 }
             }
             // SAFETY: the field has the job's shape, and these rows are written by this thread only.
-            unsafe { emit_rows::<E, _, 2, 9>(level, slope, &both[i], which, &at, &out.target()) };
+            unsafe { emit_rows::<E, _, 2, 8>(level, slope, &both[i], which, &at, &out.target()) };
             for (k, row) in which.iter().enumerate() {
-                if let Some(bad) = mend(jobs[i], &lead, *row, out, (a[k], at[8][k])) {
+                if let Some(bad) = mend(jobs[i], &lead, *row, out, (a[k], at[7][k])) {
                     wrong.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert((*row, bad));
                 }
             }

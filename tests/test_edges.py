@@ -788,6 +788,22 @@ def test_a_block_of_classes_that_only_one_row_has(low: float, dtype: Any) -> Non
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_blocks_whose_largest_classes_differ(dtype: Any) -> None:
+    """Each block has its own distance of the maxima: what is re-centred by e^8 brings its roundings along."""
+    rng = generator("apart", dtype)
+    p = rng.normal(size=(8, 5000)) * np.array([1, 1, 1, 0, 1e-3, 1e-3, 1, 1])[:, np.newaxis]
+    q = p + rng.normal(size=p.shape) * np.array([0.3, 0.3, 0.01, 0, 10, 30, 5, 10])[:, np.newaxis]
+    q[:3, 3000] += [8.3, -8.3, 4]
+    p[:3, 3000] = [0, 0, 9]
+    q[3] = (np.arange(5000) * 0.618034 % 1) * -200
+    q[3, [0, 3000]] = 0, 8.3
+    rows = (p.astype(dtype), q.astype(dtype))
+    for pair in (rows, rows[::-1]):
+        for case in PAIRED:
+            check(case, case(*pair, given="logits"), case.exact(*pair, given="logits"), "logits", pair)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("offset", [-1e3, -3e20, 1e3, 3e20])
 def test_blocks_without_mass_in_one_row(offset: float, dtype: Any) -> None:
     """Of a block of −inf the maximum says nothing, though the logits of the others may be far from 0."""

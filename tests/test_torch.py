@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import pickle
 import shutil
@@ -996,13 +997,43 @@ def test_the_gradient_of_the_forward_pass(shape: Any, dtype: Any, reduction: str
     )[0]
     # torch's own error in double precision is 1e-13 of an element.
     rtol, atol = max(4 * torch.finfo(dtype).eps, 1e-13), torch.finfo(dtype).smallest_normal
-    for first in (1.0, 0.3):
+    for first in (1.0, 0.3, 4.0):
         loss = F.cross_entropy(x, labels, **options)
         for g in (first, 1.0, 0.3):
             (found,) = torch.autograd.grad(loss, x, torch.tensor(g, dtype=dtype), retain_graph=True)
             assert found.dtype == dtype and found.shape == x.shape
             g = float(torch.tensor(g, dtype=dtype))
             torch.testing.assert_close(found.double(), g * right, rtol=rtol, atol=atol)
+
+
+def test_hooks_for_saved_tensors_see_all_that_is_kept() -> None:
+    """Under checkpoints and the like nothing of the input's size is alive between the passes but what they save."""
+    x, labels = seeded(40, 30).requires_grad_(), torch.arange(40) % 30
+    with torch.autograd.graph.save_on_cpu():
+        loss = F.cross_entropy(x, labels)
+    if hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
+        assert loss.grad_fn.ahead is None
+    right = torch.autograd.grad(TF.cross_entropy(x, labels), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(loss, x)[0], right, rtol=1e-13, atol=1e-16)
+
+
+def test_an_infinite_gradient_from_above_leaves_ignored_rows_at_0() -> None:
+    x, labels = seeded(20, 10).requires_grad_(), torch.arange(20) % 10
+    labels[::3] = -100
+    found, right = (torch.autograd.grad(f.cross_entropy(x, labels) * math.inf, x)[0] for f in (F, TF))
+    assert torch.equal(found[::3], right[::3]) and torch.equal(found.isnan(), right.isnan())
+
+
+@pytest.mark.parametrize("offset", [0.0, 37.3, 1e3, 3e4])
+@pytest.mark.parametrize("name", ["kl_divergence", "js_divergence", "cross_entropy"])
+def test_gradients_of_rows_a_common_offset_apart(name: str, offset: float) -> None:
+    a, b = seeded(64, 10).float(), (seeded(64, 10) + seeded(10, 64).T + offset).float()
+    leaves = [x.requires_grad_() for x in (a, b)]
+    wide = [x.detach().double().requires_grad_() for x in (a, b)]
+    function = getattr(kb, name)
+    found, right = (torch.autograd.grad(function(*x, given="logits").sum(), x) for x in (leaves, wide))
+    for f, r in zip(found, right, strict=True):
+        assert (f - r).abs().max() <= 1e-6 * r.abs().max()
 
 
 def test_a_gradient_of_a_gradient_that_does_not_use_it() -> None:

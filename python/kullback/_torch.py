@@ -9,6 +9,7 @@ that they can take apart; under ``torch.compile``, and of tensors of other class
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn
 
@@ -145,7 +146,9 @@ class _Node(torch.autograd.Function):
     def forward(
         ctx: Any, operator: type[Operator], others: Sequence[Any] | None, options: Sequence[Any], *tensors: Any
     ) -> Tensor:
-        result, state, ctx.ahead = operator.begin(*_merged(tensors, others), *options)
+        args = (*_merged(tensors, others), *options)
+        # Where tensors are saved in another way, by checkpoints or on disk, a gradient is not to be held meanwhile.
+        result, state, ctx.ahead = (*operator.forward(*args), None) if _saves_elsewhere() else operator.begin(*args)
         ctx.save_for_backward(state, *tensors)
         ctx.call = operator, others, options
         return result
@@ -158,7 +161,7 @@ class _Node(torch.autograd.Function):
         # A second time through the graph finds it gone.
         ahead, ctx.ahead = ctx.ahead, None
         if not torch.is_grad_enabled():
-            if ahead is not None and (found := _scaled(ahead, grad)) is not None:
+            if ahead is not None and not _transforms_active() and (found := _scaled(ahead, grad)) is not None:
                 return None, None, None, found, *(None for _ in tensors[1:])
             del ahead
             return None, None, None, *operator.backward(needs, grad, state, *args)
@@ -167,11 +170,23 @@ class _Node(torch.autograd.Function):
         return None, None, None, *(next(found) if need else None for need in needs)
 
 
+def _saves_elsewhere() -> bool:
+    """Say whether hooks for saved tensors are set; torch tells of them from 2.5 on."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is not None and hooks(False) is not None
+
+
 def _scaled(ahead: Tensor, grad: Tensor) -> Tensor | None:
-    """Multiply a gradient by that of the result in place, unless half precision would be rounded twice."""
-    if grad.item() == 1.0:
+    """Multiply a gradient by that of the result in place.
+
+    Unless half precision would be rounded twice, or the zeros of rows that are ignored would become NaN.
+    """
+    g = grad.item()
+    if g == 1.0:
         return ahead
-    return None if _is_half(ahead) else ahead.mul_(grad)
+    if not math.isfinite(g) or (_is_half(ahead) and abs(math.frexp(g)[0]) != 0.5):
+        return None
+    return ahead.mul_(grad)
 
 
 def _merged(tensors: Sequence[Any], others: Sequence[Any] | None) -> Sequence[Any]:

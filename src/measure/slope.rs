@@ -31,8 +31,8 @@ impl SlopeOf {
 /// (φ − c)·k, times p where the row is of logarithms; or p·φ, whose sum is c. Of two rows a, by which it is
 /// differentiated, and b. φ is −ln a, −ln b, ln(a/b) or ½ ln(a/m); by the other row it is −b/a, whose mean is −1.
 ///
-/// The frame: of a the logarithm of its norm as head and tail in the units of its elements, what a mass or a logarithm is
-/// multiplied by, 1; of b the same without the 1; c; k.
+/// The frame: of a the logarithm of its norm as head and tail in the units of its elements, and what a mass or a logarithm
+/// is multiplied by; the same of b; c; k.
 ///
 /// A class without mass in a row of logarithms has a derivative of 0, one without mass in both rows of masses that of the
 /// norm alone.
@@ -72,12 +72,12 @@ fn ln<S: Simd, E: Math>(s: S, x: V<S, E>, at: &[V<S, E>], log: bool) -> V<S, E> 
     if log { ((x - at[0]) - at[1]) * at[2] } else { (E::ln(s, x) - at[0]) - at[1] }
 }
 
-impl<E: Math> Emit<E, 2, 9> for Slope {
+impl<E: Math> Emit<E, 2, 8> for Slope {
     #[inline(always)]
-    fn emit<S: Simd>(self, s: S, at: &[V<S, E>; 9], [x, y]: [V<S, E>; 2]) -> V<S, E> {
+    fn emit<S: Simd>(self, s: S, at: &[V<S, E>; 8], [x, y]: [V<S, E>; 2]) -> V<S, E> {
         let number = |x: f64| V::<S, E>::splat(s, E::from_f64(x));
         let (zero, one) = (number(0.0), number(1.0));
-        let (of_a, of_b, [log_a, log_b]) = (&at[..3], &at[4..7], self.log);
+        let (of_a, of_b, [log_a, log_b]) = (&at[..3], &at[3..6], self.log);
         let a = mass::<S, E>(s, x, of_a, log_a);
         let nothing = a.simd_eq(zero);
         let neither = nothing & y.simd_eq(if log_b { number(f64::NEG_INFINITY) } else { zero });
@@ -97,7 +97,7 @@ impl<E: Math> Emit<E, 2, 9> for Slope {
                 neither.select(zero, -(near + more) * half)
             }
             // Logarithms: p·(1 − b/a) without the division.
-            SlopeOf::Other if log_a => return (a - mass::<S, E>(s, y, of_b, log_b)) * at[8],
+            SlopeOf::Other if log_a => return (a - mass::<S, E>(s, y, of_b, log_b)) * at[7],
             SlopeOf::Other => {
                 let b = mass::<S, E>(s, y, of_b, log_b);
                 b.simd_eq(zero).select(one, one - b / a)
@@ -107,8 +107,8 @@ impl<E: Math> Emit<E, 2, 9> for Slope {
         if self.term {
             return nothing.select(zero, a * phi);
         }
-        let value = phi - at[7];
+        let value = phi - at[6];
         let value = if log_a { nothing.select(zero, value * a) } else { value };
-        value * at[8]
+        value * at[7]
     }
 }

@@ -21,7 +21,7 @@ pub trait Emit<E: Math, const I: usize, const R: usize>: Copy + Sync {
 /// Inputs that a value may have.
 const INPUTS: usize = 5;
 /// Numbers of a row that it may need.
-const NUMBERS: usize = 9;
+const NUMBERS: usize = 8;
 /// The numbers of each lane, as many of them as the value has.
 type Numbers<E> = [MaybeUninit<[E; 16]>; NUMBERS];
 
