@@ -1021,7 +1021,9 @@ def test_an_infinite_gradient_from_above_leaves_ignored_rows_at_0() -> None:
     x, labels = seeded(20, 10).requires_grad_(), torch.arange(20) % 10
     labels[::3] = -100
     found, right = (torch.autograd.grad(f.cross_entropy(x, labels) * math.inf, x)[0] for f in (F, TF))
-    assert torch.equal(found[::3], right[::3]) and torch.equal(found.isnan(), right.isnan())
+    # torch's is NaN at the labels, for p − 1 of a difference of infinities.
+    assert torch.equal(found[::3], right[::3]) and not found.isnan().any()
+    assert torch.equal(found[~right.isnan()], right[~right.isnan()])
 
 
 @pytest.mark.parametrize("offset", [0.0, 37.3, 1e3, 3e4])
