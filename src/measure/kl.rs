@@ -123,25 +123,25 @@ fn unusual_wide<S: Simd>(s: S, p: W<S>, q: W<S>, [head, tail]: [W<S>; 2]) -> W<S
 /// row is passed once more with c + μ.
 ///
 /// One exponential per class while every abs(d) < 1 in a vector; else that of b too. Frame: base, shift, floor, c (head
-/// and tail: rounded to one `f32`, c would shift every d by up to 3e-8·c, which is all there is between close rows), the same
-/// of c + base, from which b is exponentiated, and how far the centres of merged parts were apart. Sums: S, M, G, Q.
+/// and tail: rounded to one `f32`, c would shift every d by up to 3e-8·c, which is all there is between close rows), how
+/// far the centres of merged parts were apart. Sums: S, M, G, Q.
 #[derive(Clone, Copy)]
 pub struct KlLog<E>(pub Scale<E>);
 
 /// Logarithms of factors up to which neither they nor their products with sums leave the range of an `f64`.
 const FAR: f64 = 300.0;
 
-impl<E: Math> Measure<E, 2, 8, 4, 1> for KlLog<E> {
+impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
     const LOOKS: bool = true;
 
     #[inline(always)]
-    fn look<S: Simd>(self, mut seen: [V<S, E>; 8], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 8] {
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 6], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 6] {
         (seen[0], seen[1]) = (seen[0].max(a), seen[1].max(b));
         seen
     }
 
     #[inline(always)]
-    fn frame<S: Simd>(self, s: S, seen: [W<S>; 8], hint: [W<S>; 8]) -> [W<S>; 8] {
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 6], hint: [W<S>; 6]) -> [W<S>; 6] {
         let zero = W::splat(s, 0.0);
         let finite = |m: W<S>| m.abs().simd_lt(f64::INFINITY).select(m, zero);
         // max b − max a: then no e^{b−c} can overflow.
@@ -154,19 +154,14 @@ impl<E: Math> Measure<E, 2, 8, 4, 1> for KlLog<E> {
             & (most - seen[0]).simd_gt(self.0.t() * if E::LANES == 16 { 64.0 } else { 512.0 });
         let [base, shift, floor, _] = self.0.frame(s, (told & far).select(most, seen[0]));
         let head = E::head(sum);
-        let tail = (sum - head) + error;
-        // Where they cancel the error is all there is.
-        let (origin, rest) = two_sum(sum, base);
-        let (origin, rest) = two_sum(origin, rest + error);
-        let from = E::head(origin);
-        [base, shift, floor, head, tail, from, (origin - from) + rest, W::splat(s, 0.0)]
+        [base, shift, floor, head, (sum - head) + error, W::splat(s, 0.0)]
     }
 
     #[inline(always)]
     fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
-        at: &[V<S, E>; 8],
+        at: &[V<S, E>; 6],
         [a, b]: [V<S, E>; 2],
         [mass_a, mean, g, mass_b]: [V<S, E>; 4],
     ) -> Terms<S, E, 4> {
@@ -182,9 +177,10 @@ impl<E: Math> Measure<E, 2, 8, 4, 1> for KlLog<E> {
             let none = E::NEG_INFINITY;
             let (no_a, no_b) = (a.simd_eq(none), b.simd_eq(none));
             d = gap_anywhere::<S, E>(s, a, b, at[3], at[4], inv);
-            let (x, l) = two_diff(b, at[5]);
+            let (h, l) = two_diff(b, at[3]);
+            let (x, more) = two_sum(h - at[0], l - at[4]);
             // The second part of a difference of very unlike numbers need not be small, and below the floor nothing counts.
-            let l = x.simd_ge(at[2]).select(l - at[6], zero);
+            let l = x.simd_ge(at[2]).select(more, zero);
             let (fb, _) = self.0.exp(s, at, x, Some(l));
             // A mass that underflowed has no mean distance, but it has support.
             let edb = (no_b | e.simd_eq(zero)).select(zero, e * d);
@@ -199,16 +195,16 @@ impl<E: Math> Measure<E, 2, 8, 4, 1> for KlLog<E> {
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, 8, 4>, b: Part<S, 8, 4>) -> Part<S, 8, 4> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, 6, 4>, b: Part<S, 6, 4>) -> Part<S, 6, 4> {
         // The heavier part keeps its frame; with d = d′ + δ the other's sums are re-centred exactly.
         let zero = W::splat(s, 0.0);
         let heavier = self.0.factor(s, &b.at, &a.at).simd_gt(W::splat(s, 1.0));
         let (empty_a, empty_b) = (a.sum[0].hi.simd_eq(zero), b.sum[0].hi.simd_eq(zero));
         let swap = !empty_b & (empty_a | heavier);
-        let mut at: [W<S>; 8] = array(|i| swap.select(b.at[i], a.at[i]));
+        let mut at: [W<S>; 6] = array(|i| swap.select(b.at[i], a.at[i]));
         // How far the largest b of the other part is above that of this one: where its e^{b−c} would leave the range, or this
         // part has no b, the other's maximum decides c.
-        let other: [W<S>; 8] = array(|i| swap.select(a.at[i], b.at[i]));
+        let other: [W<S>; 6] = array(|i| swap.select(a.at[i], b.at[i]));
         let (rise, rest) = self.0.rise(s, &other, &at);
         let (b_kept, b_other) = (swap.select(b.sum[3].hi, a.sum[3].hi), swap.select(a.sum[3].hi, b.sum[3].hi));
         let (one, far) = (W::splat(s, 1.0), W::splat(s, FAR));
@@ -237,7 +233,7 @@ impl<E: Math> Measure<E, 2, 8, 4, 1> for KlLog<E> {
             // A part without mass is nowhere, however far.
             let empty = mass_a.hi.simd_eq(zero);
             let shift = empty.select(zero, shift);
-            at[7] = at[7].max(part.at[7]).max(shift.abs());
+            at[5] = at[5].max(part.at[5]).max(shift.abs());
             if far.any_true() {
                 // The factor and e^shift may leave the range where their product does not.
                 grown_b = Sum::select(far, b.times(grown), grown_b);
@@ -256,19 +252,19 @@ impl<E: Math> Measure<E, 2, 8, 4, 1> for KlLog<E> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, part: Part<S, 8, 4>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 8, 1> {
+    fn finish<S: Simd>(self, s: S, part: Part<S, 6, 4>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 6, 1> {
         let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.value(s));
         let (zero, infinity) = (W::splat(s, 0.0), W::splat(s, f64::INFINITY));
         let (g, mu) = (g / mass_a, mean / mass_a);
         let x = g + mu;
         // Errors of g and μ enter as (δg − x·δμ)/(1 + x). About the mean itself, where the second pass is, x is g.
         // Roundings of a G that was re-centred far are no longer small beside it.
-        let near = x.simd_gt(-0.5) & x.simd_lt(2.0) & part.at[7].simd_lt(1.0);
+        let near = x.simd_gt(-0.5) & x.simd_lt(2.0) & part.at[5].simd_lt(1.0);
         let close = if second { g.simd_ge(zero) } else { near };
         let near = g + wide::ln_1p_minus(s, close.select(x, zero));
         let far = wide::ln(s, mass_b / mass_a) - mu;
         let kl = close.select(near, far);
-        let lost = close.select((g + (x * mu).abs()) / (x + 1.0), mu.abs());
+        let lost = close.select(g.max((x * mu).abs() * 0.5) / (x + 1.0), mu.abs());
         // ln(Q/S) − μ is only as exact as 1.
         let again = (lost.simd_gt(kl * 3.9) | (!close & kl.simd_lt(1.0))) & g.simd_lt(f64::INFINITY);
         let kl = kl.simd_lt(zero).select(zero, kl);
@@ -280,7 +276,7 @@ impl<E: Math> Measure<E, 2, 8, 4, 1> for KlLog<E> {
             value: [usual.select(kl, W::splat(s, f64::NAN))],
             mass: [lse_a, self.0.ln(s, &part.at, mass_b) + (part.at[3] + part.at[4]) * self.0.inv()],
             again: if second { zero.simd_gt(zero) } else { again & usual },
-            hint: [zero, zero, zero, centre, error, zero, zero, zero],
+            hint: [zero, zero, zero, centre, error, zero],
         }
     }
 }
