@@ -178,7 +178,7 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
             let (no_a, no_b) = (a.simd_eq(none), b.simd_eq(none));
             d = gap_anywhere::<S, E>(s, a, b, at[3], at[4], inv);
             let (h, l) = two_diff(b, at[3]);
-            let (x, more) = two_sum(h - at[0], l - at[4]);
+            let (x, more) = two_sum(h - at[0], no_b.select(zero, l - at[4]));
             // The second part of a difference of very unlike numbers need not be small, and below the floor nothing counts.
             let l = x.simd_ge(at[2]).select(more, zero);
             let (fb, _) = self.0.exp(s, at, x, Some(l));
