@@ -9,7 +9,7 @@ help:
 	@echo "format    rewrite Rust and Python in the house format"
 	@echo "lint      formats, clippy with and without the bindings, ruff, mypy, the stub against the native module"
 	@echo "test      Rust tests, then the Python tests and the examples of the documentation"
-	@echo "sanitize  the core's tests and random calls under the address sanitizer (needs a nightly Rust)"
+	@echo "sanitize  the core's tests and random calls under the address and thread sanitizers (needs a nightly Rust)"
 	@echo "oldest    the tests with the oldest torch that is supported"
 	@echo "guide     docs/adding-a-measure.md step by step, in a copy of the tree: built, and its divergence tested"
 	@echo "bench     criterion's kernels, the race against the peers, Gibbs' inequality, memory"
@@ -39,11 +39,14 @@ test:
 	cargo test --locked --release
 	$(PYTHON) -m pytest
 
-SANITIZED := RUSTFLAGS=-Zsanitizer=address cargo +nightly test --release --lib --target $(shell rustc -vV | sed -n 's/host: //p')
+HOST = $(shell rustc -vV | sed -n 's/host: //p')
 
+sanitize: export RUSTFLAGS = -Zsanitizer=address
 sanitize:
-	$(SANITIZED)
-	cd fuzz && $(SANITIZED)
+	cargo +nightly test --release --lib --target $(HOST)
+	cd fuzz && cargo +nightly test --release --lib --target $(HOST)
+	cd fuzz && RUSTFLAGS=-Zsanitizer=thread CALLS=3000 \
+		cargo +nightly test --release --lib -Zbuild-std --target $(HOST)
 
 oldest:
 	bash .ci/oldest
