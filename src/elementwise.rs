@@ -158,11 +158,7 @@ impl<'a, E: Math> Normalised<'a, E> {
         evaluate::<E, _, 1, 1, 0, 1>(level, Largest, &rows, which, &mut |batch| {
             self.max[..n].copy_from_slice(batch.value[0]);
         });
-        let mut at = [[0.0; BATCH]; 4];
-        for k in (0..n).step_by(8) {
-            let frames = Exp(self.scale).frames(level, std::array::from_fn(|i| self.max[k + i]));
-            (0..4).for_each(|r| at[r][k..k + 8].copy_from_slice(&frames[r]));
-        }
+        let at = by_eights(n, [&self.max], |[max]| Exp(self.scale).frames(level, max));
         let mut found = Cached::new(n, rows.classes);
         // SAFETY: there is room for these rows, which are written before they are read.
         let exponentials = unsafe {
@@ -287,13 +283,21 @@ fn softmax_of<E: Math>(job: &Job, field: &Field, normal: Normal) -> Result<()> {
 
 /// The frames of `n` rows from their maxima and what their log-sum-exps exceed them by.
 pub(crate) fn softmax_frames<E: Math>(softmax: Softmax<E>, n: usize, found: &[[f64; BATCH]; 2]) -> [[f64; BATCH]; 5] {
-    let mut at = [[0.0; BATCH]; 5];
+    by_eights(n, found.each_ref(), |[max, over]| softmax.frames(level(), max, over))
+}
+
+/// Numbers of `n` rows from others of theirs, 8 rows at a time.
+fn by_eights<const I: usize, const R: usize>(
+    n: usize,
+    found: [&[f64; BATCH]; I],
+    make: impl Fn([[f64; 8]; I]) -> [[f64; 8]; R],
+) -> [[f64; BATCH]; R] {
+    let mut made = [[0.0; BATCH]; R];
     for k in (0..n).step_by(8) {
-        let eight = |x: &[f64; BATCH]| std::array::from_fn(|i| x[k + i]);
-        let frames = softmax.frames(level(), eight(&found[0]), eight(&found[1]));
-        (0..5).for_each(|r| at[r][k..k + 8].copy_from_slice(&frames[r]));
+        let eight = make(found.map(|x| std::array::from_fn(|i| x[k + i])));
+        (0..R).for_each(|r| made[r][k..k + 8].copy_from_slice(&eight[r]));
     }
-    at
+    made
 }
 
 /// What a log-sum-exp exceeds itself by: NaN where it is not finite, as that of the row is.

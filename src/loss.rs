@@ -72,7 +72,7 @@ fn repeated<E: Math>(row: &[E], axes: usize) -> Operand {
     Operand {
         name: "weight",
         data: row.as_ptr().cast(),
-        dtype: if E::LANES == 16 { Dtype::F32 } else { Dtype::F64 },
+        dtype: Dtype::of::<E>(),
         swapped: false,
         class_stride: size_of::<E>() as isize,
         lead: smallvec![0; axes],

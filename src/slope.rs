@@ -18,13 +18,7 @@ use crate::simd::level;
 /// Writes the gradients of a quantity by its operands, each of them that has a field and what it is by it: `g` is the
 /// gradient of the result, which is in units of `unit` nats. Rows that do not count have 0. `known` is what the forward
 /// pass kept.
-pub fn gradient(
-    job: &Job,
-    known: Option<Numbers>,
-    g: &Upstream,
-    unit: f64,
-    by: [Option<(SlopeOf, Field)>; 2],
-) -> Result<()> {
+pub fn gradient(job: &Job, known: Numbers, g: &Upstream, unit: f64, by: [Option<(SlopeOf, Field)>; 2]) -> Result<()> {
     if Dtype::single(job.operands.iter().map(|x| x.dtype)) && !job.operands.iter().any(|x| x.is_far()) {
         gradient_of::<f32>(job, known, g, unit, by)
     } else {
@@ -47,7 +41,7 @@ struct Known {
 
 /// What the forward pass has kept of these rows, unless it has not of one that has a value.
 fn kept(job: &Job, numbers: Numbers, which: &[usize]) -> Option<Known> {
-    let mut known = Known { norms: [[Norm::default(); BATCH]; 2], value: Some([0.0; BATCH]) };
+    let (mut norms, mut values) = ([[Norm::default(); BATCH]; 2], [0.0; BATCH]);
     for (k, row) in which.iter().enumerate() {
         let [p, q, value] = [0, 1, 2].map(|i| numbers.get(KNOWN * row + i));
         if !value.is_nan() && (p == f64::INFINITY || q == f64::INFINITY) {
@@ -56,11 +50,11 @@ fn kept(job: &Job, numbers: Numbers, which: &[usize]) -> Option<Known> {
         for (i, lse) in [p, q].into_iter().enumerate() {
             // A row without a value has no gradient.
             let (t, lse) = (job.operands[i].temperature, if value.is_nan() { value } else { lse });
-            known.norms[i][k] = Norm { ln: lse * t, inverse: 1.0 / t };
+            norms[i][k] = Norm { ln: lse * t, inverse: 1.0 / t };
         }
-        known.value.iter_mut().for_each(|values| values[k] = value);
+        values[k] = value;
     }
-    Some(known)
+    Some(Known { norms, value: Some(values) })
 }
 
 /// The norms of rows of operand `k`, which `rows` are.
@@ -88,7 +82,7 @@ fn norms<E: Math>(job: &Job, k: usize, which: &[usize], rows: &Rows<'_, E, 1>) -
 
 fn gradient_of<E: Math>(
     job: &Job,
-    numbers: Option<Numbers>,
+    numbers: Numbers,
     g: &Upstream,
     unit: f64,
     mut by: [Option<(SlopeOf, Field)>; 2],
@@ -109,7 +103,7 @@ fn gradient_of<E: Math>(
     let most = group(3 * job.classes, size_of::<E>());
     let wrong = Mutex::new(None);
     over_rows::<0>(&all, work, most, |which, _| {
-        let known = match numbers.and_then(|numbers| kept(job, numbers, which)) {
+        let known = match kept(job, numbers, which) {
             Some(known) => known,
             None => {
                 let (Ok(p), Ok(q)) = (norms(job, 0, which, &own[0]), norms(job, 1, which, &own[1])) else { return };

@@ -146,9 +146,7 @@ class _Node(torch.autograd.Function):
     def forward(
         ctx: Any, operator: type[Operator], others: Sequence[Any] | None, options: Sequence[Any], *tensors: Any
     ) -> Tensor:
-        args = (*_merged(tensors, others), *options)
-        # Where tensors are saved in another way, by checkpoints or on disk, a gradient is not to be held meanwhile.
-        result, state, ctx.ahead = (*operator.forward(*args), None) if _saves_elsewhere() else operator.begin(*args)
+        result, state, ctx.ahead = operator.begin(*_merged(tensors, others), *options)
         ctx.save_for_backward(state, *tensors)
         ctx.call = operator, others, options
         return result
@@ -488,6 +486,14 @@ class BinaryCrossEntropyWithLogits(BinaryCrossEntropy):
     constant = tuple((i, name, "binary_cross_entropy_with_logits") for i, name in ((2, "weight"), (3, "pos_weight")))
 
 
+def _size(shape: Sequence[int]) -> int:
+    """Count the elements of a shape, whose lengths may be symbols."""
+    size = 1
+    for n in shape:
+        size = size * n
+    return size
+
+
 def _rows(input: Tensor) -> list[int]:
     return [*input.shape[:1], *input.shape[2:]] if input.ndim > 1 else []
 
@@ -517,7 +523,9 @@ class CrossEntropy(Operator):
     @classmethod
     def begin(cls, *args: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         input, target, weight, ignore_index, reduction, smoothing = args
-        return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, True, True)
+        # Where tensors are saved in another way, by checkpoints or on disk, a gradient is not to be held meanwhile.
+        ahead = not _saves_elsewhere()
+        return _core.cross_entropy_loss(input, target, weight, ignore_index, reduction, smoothing, True, ahead)
 
     @staticmethod
     def backward(wanted: Sequence[bool], grad: Tensor, state: Tensor | None, *args: Any) -> Gradients:
@@ -540,9 +548,7 @@ class CrossEntropy(Operator):
     ) -> tuple[Tensor, Tensor]:
         shape = _rows(input)
         soft = input.shape == target.shape
-        count = 1
-        for n in shape:
-            count = count * n
+        count = _size(shape)
         dtype = _promoted(input, target, weight) if soft else input.dtype
         result = torch.empty(shape if reduction == "none" else (), dtype=dtype, device=input.device)
         return result, torch.empty(2 * count if soft else count + 1, dtype=torch.float64, device=input.device)
@@ -636,9 +642,7 @@ class Quantity(Operator):
         for shape in shapes:
             del shape[from_end if len(shape) > 1 else -1]
         shape = list(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
-        numbers = 3
-        for n in shape:
-            numbers = numbers * n
+        numbers = 3 * _size(shape)
         if keepdims:
             shape.insert(len(shape) + 1 + from_end, 1)
         single = all(x.dtype in (torch.float32, torch.float16, torch.bfloat16) for x in operands)

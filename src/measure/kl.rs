@@ -259,8 +259,7 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
         let x = g + mu;
         // Errors of g and μ enter as (δg − x·δμ)/(1 + x). About the mean itself, where the second pass is, x is g.
         // Roundings of a G that was re-centred far are no longer small beside it.
-        let near = x.simd_gt(-0.5) & x.simd_lt(2.0) & part.at[5].simd_lt(1.0);
-        let close = if second { g.simd_ge(zero) } else { near };
+        let close = if second { g.simd_ge(zero) } else { x.simd_gt(-0.5) & x.simd_lt(2.0) & part.at[5].simd_lt(1.0) };
         let near = g + wide::ln_1p_minus(s, close.select(x, zero));
         let far = wide::ln(s, mass_b / mass_a) - mu;
         let kl = close.select(near, far);

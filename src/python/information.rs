@@ -212,18 +212,18 @@ fn score<'py>(
     if is_graph(operands)? {
         return node(py, (quantity, root), operands, labels, k);
     }
-    value(py, (quantity, root), operands, labels, k, None)
+    Ok(value(py, (quantity, root), operands, labels, k, false)?.0)
 }
 
-/// Evaluates a quantity of one or two arrays; `save` takes what its gradients need.
+/// Evaluates a quantity of one or two arrays, with what its gradients need if `save`.
 fn value<'py>(
     py: Python<'py>,
     (quantity, root): (Quantity, bool),
     operands: &[(&'static str, &Bound<'py, PyAny>)],
     labels: Option<(&Bound<'py, PyAny>, Option<i64>)>,
     k: Keywords<'_, 'py>,
-    save: Option<&mut Option<Bound<'py, PyAny>>>,
-) -> PyResult<Bound<'py, PyAny>> {
+    save: bool,
+) -> PyResult<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
     let mut operands = Operands::new(operands, k.axis.0)?;
     k.dtype.apply(&mut operands.arrays)?;
     let borrowed = operands.borrowed();
@@ -260,10 +260,11 @@ fn value<'py>(
         )));
     }
     let work = nanoseconds_a_row(job.classes, job.operands.len()) * job.len() as f64;
-    if let Some(save) = save {
+    let mut saved = None;
+    if save {
         let (target, numbers) = new_numbers(py, &operands.kind, KNOWN * job.len())?;
         job.known = Some(numbers);
-        *save = Some(target.finish(py, None)?);
+        saved = Some(target.finish(py, None)?);
     }
     if k.reduction != Reduction::None {
         if k.out.is_some() {
@@ -287,7 +288,7 @@ fn value<'py>(
             total
         };
         let value = if k.reduction == Reduction::Sum { total.sum() } else { total.mean() };
-        return scalar_of(py, &operands.kind, value, precision(call.single));
+        return Ok((scalar_of(py, &operands.kind, value, precision(call.single))?, saved));
     }
     let mut shape = job.lead.clone();
     if k.keepdims {
@@ -306,10 +307,13 @@ fn value<'py>(
     let invalid = operands.walk(job, |job, _| Ok(detached(py, work, || run(quantity, job))?.1))?;
     invalid.check(job)?;
     let result = target.finish(py, k.out)?;
-    match (&operands.frame, k.out) {
-        (Some(frame), None) => frame.call_method1("result", (result, name((quantity, root)), call.place, k.keepdims)),
-        _ => Ok(result),
-    }
+    let result = match (&operands.frame, k.out) {
+        (Some(frame), None) => {
+            frame.call_method1("result", (result, name((quantity, root)), call.place, k.keepdims))?
+        }
+        _ => result,
+    };
+    Ok((result, saved))
 }
 
 /// What the docstrings share.
@@ -657,12 +661,9 @@ pub fn quantity<'py>(
         threads,
     };
     let labels = labels.map(|labels| (labels, ignore_index.0));
-    let mut saved = None;
-    let save = save.then_some(&mut saved);
     let which = named(name)?;
-    let result = match q {
-        Some(q) => value(py, which, &[("p", p), ("q", q)], labels, keywords, save)?,
-        None => value(py, which, &[(if labels.is_some() { "q" } else { "p" }, p)], labels, keywords, save)?,
-    };
-    Ok((result, saved))
+    match q {
+        Some(q) => value(py, which, &[("p", p), ("q", q)], labels, keywords, save),
+        None => value(py, which, &[(if labels.is_some() { "q" } else { "p" }, p)], labels, keywords, save),
+    }
 }

@@ -207,7 +207,7 @@ pub fn quantity_backward<'py>(
         targets[i] = Some(target);
     }
     let (job, upstream, by) = (&call.job, &upstream, &by);
-    detached(py, work, || gradient(job, Some(known), upstream, unit, by.clone()))?;
+    detached(py, work, || gradient(job, known, upstream, unit, by.clone()))?;
     drop(numbers);
     let [p, q] = targets.map(|target| target.map(|target| target.finish(py, None)).transpose());
     Ok([p?, q?])

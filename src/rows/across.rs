@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::along::row;
+use super::along::row_again;
 use super::source::{Scratch, Tile};
 use super::{
     BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Offsets, Rows, SHORT, Sums, finish, merge, no_hints, none,
@@ -57,12 +57,7 @@ pub(super) fn rows<
             if rows.classes <= SHORT && asked.count_ones() <= LONE {
                 // Fewer rows ask each time, so that the tile, whose room this takes, is not read again.
                 for k in (0..16).filter(|k| asked >> k & 1 == 1) {
-                    let hint = array(|r| hints[r][k]);
-                    if M::TWO_PASSES {
-                        row::<S, E, M, I, R, K, O, true>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
-                    } else {
-                        row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
-                    }
+                    row_again::<S, E, M, I, R, K, O>(s, m, rows, offsets, first + k, &hints, scratch, k, &mut sums);
                 }
             } else if M::TWO_PASSES {
                 tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, &hints, &mut sums);

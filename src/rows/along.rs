@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::source::Scratch;
-use super::{AHEAD, BLOCK, CHAIN, Columns, GROUP, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none};
+use super::{
+    AHEAD, BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Offsets, Rows, Sums, finish, merge, no_hints, none,
+};
 use crate::math::Math;
 use crate::parallel;
 use crate::simd::*;
@@ -43,21 +45,45 @@ pub(super) fn rows<
                 break;
             }
             for k in (0..count).filter(|k| again >> k & 1 == 1) {
-                let hint = array(|r| hints[r][k]);
-                if M::TWO_PASSES {
-                    row::<S, E, M, I, R, K, O, true>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
-                } else {
-                    row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &hint, scratch, k, &mut sums);
-                }
+                row_again::<S, E, M, I, R, K, O>(s, m, rows, offsets, first + k, &hints, scratch, k, &mut sums);
             }
             again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, Some(again), out, &mut hints);
         }
     }
 }
 
-/// One pass over one row; its sums go to place `k`.
+/// One pass more over one row, about what place `k` of the hints tells; its sums go to that place.
 #[inline(never)]
-pub(super) fn row<
+pub(super) fn row_again<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+>(
+    s: S,
+    m: M,
+    rows: &Rows<'_, E, I>,
+    offsets: &[Offsets; I],
+    index: usize,
+    hints: &Hints<R>,
+    scratch: &mut Scratch<E, I>,
+    k: usize,
+    sums: &mut Sums<R, K>,
+) {
+    let hint = array(|r| hints[r][k]);
+    if M::TWO_PASSES {
+        row::<S, E, M, I, R, K, O, true>(s, m, rows, offsets, index, &hint, scratch, k, sums);
+    } else {
+        row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, index, &hint, scratch, k, sums);
+    }
+}
+
+/// One pass over one row; its sums go to place `k`.
+#[inline(always)]
+fn row<
     S: Simd,
     E: Math,
     M: Measure<E, I, R, K, O>,

@@ -31,15 +31,11 @@ impl<E: Math> Cached<E> {
         Cached { room, first, classes, strides: [class * size, row * size].map(|x| x as isize) }
     }
 
-    fn dtype() -> Dtype {
-        if E::LANES == 16 { Dtype::F32 } else { Dtype::F64 }
-    }
-
     /// The room as a place to write a batch to.
     pub fn target(&mut self) -> Target<'_> {
         let [class_stride, row] = self.strides;
         let data = self.room.as_mut_ptr().wrapping_add(self.first).cast();
-        Target { data, dtype: Self::dtype(), class_stride, lead: &[], packed: Some(row) }
+        Target { data, dtype: Dtype::of::<E>(), class_stride, lead: &[], packed: Some(row) }
     }
 
     /// What has been written as the rows of the same batch.
@@ -50,7 +46,7 @@ impl<E: Math> Cached<E> {
         let [class_stride, row] = self.strides;
         let input = Input {
             data: self.room.as_ptr().wrapping_add(self.first).cast(),
-            dtype: Self::dtype(),
+            dtype: Dtype::of::<E>(),
             swapped: false,
             class_stride,
             lead: &[],

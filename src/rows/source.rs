@@ -122,9 +122,14 @@ impl Dtype {
         }
     }
 
+    /// That of elements `E`.
+    pub(crate) fn of<E: Element>() -> Self {
+        if E::LANES == 16 { Dtype::F32 } else { Dtype::F64 }
+    }
+
     /// Whether `E` is this dtype.
     pub(super) fn is<E: Element>(self) -> bool {
-        self == if E::LANES == 16 { Dtype::F32 } else { Dtype::F64 }
+        self == Self::of::<E>()
     }
 }
 
@@ -368,7 +373,7 @@ impl Input<'_> {
         n: usize,
         scratch: &mut [MaybeUninit<E>; BLOCK],
     ) -> *const E {
-        if self.is_native::<E>() && (self.class_stride == size_of::<E>() as isize || n <= 1) {
+        if self.is_run::<E>() || (n <= 1 && self.is_native::<E>()) {
             return self.data.wrapping_offset(offset.0 + start as isize * self.class_stride).cast();
         }
         // SAFETY: the row has classes start … start + n − 1, and n ≤ BLOCK.
@@ -404,7 +409,7 @@ impl Input<'_> {
         let out: *mut E = tile.as_mut_ptr().cast();
         let staged =
             Tile { base: out.cast_const().cast(), stride: lanes as isize * size, element: std::marker::PhantomData };
-        let contiguous = native && self.class_stride == size;
+        let contiguous = self.is_run::<E>();
         if native && offsets.step == Some(0) {
             for i in 0..classes {
                 // SAFETY: class i of the row is readable, and i < SHORT keeps the store inside the tile.
