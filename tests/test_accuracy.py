@@ -234,6 +234,14 @@ FOUND = [
         "0x1.2f2ef6p-5 0x1.ee765ap-6 -0x1.87f68ep-5",
         "0x1.2013ep+2 0x1.d5d0b2p+1 -0x1.74708p+2",
     ),
+    # Totals 1 : 10¹², a class of q that times their ratio is subnormal.
+    (
+        KL,
+        "counts",
+        1.0,
+        "0x1.a59194p-42 0x1.a59194p-42 0x1.a59194p-42",
+        "0x1.769534p-125 0x1.eaac0cp-103 0x1p+0",
+    ),
     # A subnormal mass that the scale of its row cut short.
     (CROSS_ENTROPY, "counts", 1.0, "0x1.2ca67cp+1 0x1.737a2ep-8", "0x1.000dcp+1 0x1.04p-143"),
 ]

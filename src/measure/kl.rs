@@ -36,7 +36,8 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
     ) -> Terms<S, E, 3> {
         let splat = |x: E| V::<S, E>::splat(s, x);
         let inverse = splat(E::from_f64(1.0)) / p;
-        let ratio = q * at[0] * inverse;
+        let scaled = q * at[0];
+        let ratio = scaled * inverse;
         let d = fma(q, at[1], fma(q, at[0], -p));
         let (k, f) = E::ln_split(s, ratio);
         let near = k.simd_eq(splat(E::ZERO));
@@ -48,7 +49,7 @@ impl<E: Math> Measure<E, 2, 2, 3, 1> for KlLin {
         // would times p/σq, twenty times as large as the term is near √½.
         let minus = near.select(tail, ln - (ratio - splat(E::from_f64(1.0))));
         let (low, high) = E::RATIOS;
-        let usual = p.min(q).simd_ge(splat(E::TINY))
+        let usual = p.min(scaled).simd_ge(splat(E::TINY))
             & ratio.simd_ge(splat(low))
             & ratio.simd_le(splat(high))
             & p.simd_le(splat(high));
