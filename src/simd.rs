@@ -126,6 +126,8 @@ pub trait Element: SimdFloatElement + PartialOrd + Send + Sync + 'static {
     fn acc_join<S: Simd>(a: Self::Acc<S>, b: Self::Acc<S>) -> Self::Acc<S>;
     /// All lanes on the tree 8-4-2-1 as head and tail.
     fn acc_fold<S: Simd>(acc: Self::Acc<S>) -> (f64, f64);
+    /// All lanes of 8 accumulators, one a row, on the same tree.
+    fn acc_fold_rows<S: Simd>(acc: [Self::Acc<S>; 8]) -> Sum<S>;
     /// The accumulators as sums of 8 rows, twice.
     fn acc_rows<S: Simd>(s: S, acc: Self::Acc<S>) -> [Sum<S>; 2];
 }
@@ -190,6 +192,23 @@ fn join2(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
     (h, e + (a.1 + b.1))
 }
 
+/// One step of the tree for two vectors of lanes: the upper half of each is added to its lower half, and the sums of the two
+/// alternate. Three steps over rows 0 and 4, 2 and 6, 1 and 5, 3 and 7 leave one lane a row, in order.
+#[inline(always)]
+fn meet<S: Simd>(a: W<S>, b: W<S>) -> W<S> {
+    a.zip_low(b) + a.zip_high(b)
+}
+
+/// [`meet`] of sums.
+#[inline(always)]
+fn meet_sums<S: Simd>(a: Sum<S>, b: Sum<S>) -> Sum<S> {
+    let (low, high) = (
+        Sum { hi: a.hi.zip_low(b.hi), lo: a.lo.zip_low(b.lo) },
+        Sum { hi: a.hi.zip_high(b.hi), lo: a.lo.zip_high(b.lo) },
+    );
+    low.plus(high)
+}
+
 impl Element for f32 {
     const LANES: usize = 16;
     const TINY: f32 = f32::MIN_POSITIVE;
@@ -241,6 +260,13 @@ impl Element for f32 {
     #[inline(always)]
     fn acc_fold<S: Simd>(acc: [W<S>; 2]) -> (f64, f64) {
         (fold8((acc[0] + acc[1]).to_array()), 0.0)
+    }
+    #[inline(always)]
+    fn acc_fold_rows<S: Simd>(acc: [[W<S>; 2]; 8]) -> Sum<S> {
+        let [a, b, c, d, e, f, g, h] = each(acc, |acc| acc[0] + acc[1]);
+        let first = meet(meet(a, e), meet(c, g));
+        let hi = meet(first, meet(meet(b, f), meet(d, h)));
+        Sum::new(hi.token(), hi)
     }
     #[inline(always)]
     fn acc_rows<S: Simd>(s: S, acc: [W<S>; 2]) -> [Sum<S>; 2] {
@@ -301,6 +327,11 @@ impl Element for f64 {
         let lane = |i: usize| (hi[i], lo[i]);
         let four = |i: usize| join2(lane(i), lane(i + 4));
         join2(join2(four(0), four(2)), join2(four(1), four(3)))
+    }
+    #[inline(always)]
+    fn acc_fold_rows<S: Simd>([a, b, c, d, e, f, g, h]: [Sum<S>; 8]) -> Sum<S> {
+        let first = meet_sums(meet_sums(a, e), meet_sums(c, g));
+        meet_sums(first, meet_sums(meet_sums(b, f), meet_sums(d, h)))
     }
     #[inline(always)]
     fn acc_rows<S: Simd>(_: S, acc: Sum<S>) -> [Sum<S>; 2] {

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::along::row_again;
+use super::along::pass_again;
 use super::source::{Scratch, Tile};
 use super::{
     BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Offsets, Rows, SHORT, Sums, finish, merge, no_hints, none,
@@ -56,9 +56,7 @@ pub(super) fn rows<
             let asked = again[0] | again[1] << 8;
             if rows.classes <= SHORT && asked.count_ones() <= LONE {
                 // Fewer rows ask each time, so that the tile, whose room this takes, is not read again.
-                for k in (0..16).filter(|k| asked >> k & 1 == 1) {
-                    row_again::<S, E, M, I, R, K, O>(s, m, rows, offsets, first + k, &hints, scratch, k, &mut sums);
-                }
+                pass_again::<S, E, M, I, R, K, O>(s, m, rows, offsets, first, asked, &hints, scratch, &mut sums);
             } else if M::TWO_PASSES {
                 tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, &hints, &mut sums);
             } else {

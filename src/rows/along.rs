@@ -1,5 +1,6 @@
 //! Lanes along one row.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::source::Scratch;
@@ -9,6 +10,10 @@ use super::{
 use crate::math::Math;
 use crate::parallel;
 use crate::simd::*;
+
+/// Rows that are evaluated together: what a row costs by itself (its maxima to a frame, the lanes of its sums to one) is
+/// then a vector across rows.
+const TOGETHER: usize = 8;
 
 #[inline(always)]
 pub(super) fn rows<
@@ -35,26 +40,24 @@ pub(super) fn rows<
     let n = range.end;
     for first in range.step_by(8) {
         let count = (n - first).min(8);
-        for k in 0..count {
-            row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first + k, &[f64::NAN; R], scratch, k, &mut sums);
-        }
+        let all = (1 << count) - 1;
         let mut hints = no_hints();
+        passes::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first, all, &hints, scratch, &mut sums);
         let mut again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, None, out, &mut hints);
         for _ in 0..MORE {
             if again == 0 {
                 break;
             }
-            for k in (0..count).filter(|k| again >> k & 1 == 1) {
-                row_again::<S, E, M, I, R, K, O>(s, m, rows, offsets, first + k, &hints, scratch, k, &mut sums);
-            }
+            pass_again::<S, E, M, I, R, K, O>(s, m, rows, offsets, first, again, &hints, scratch, &mut sums);
             again = finish::<S, E, M, I, R, K, O>(s, m, &sums, 0, first, count, Some(again), out, &mut hints);
         }
     }
 }
 
-/// One pass more over one row, about what place `k` of the hints tells; its sums go to that place.
+/// One pass more over the rows `first` + k whose bit k is set in `which`, about what place k of the hints tells; their sums
+/// go to that place.
 #[inline(never)]
-pub(super) fn row_again<
+pub(super) fn pass_again<
     S: Simd,
     E: Math,
     M: Measure<E, I, R, K, O>,
@@ -67,23 +70,22 @@ pub(super) fn row_again<
     m: M,
     rows: &Rows<'_, E, I>,
     offsets: &[Offsets; I],
-    index: usize,
+    first: usize,
+    which: u64,
     hints: &Hints<R>,
     scratch: &mut Scratch<E, I>,
-    k: usize,
     sums: &mut Sums<R, K>,
 ) {
-    let hint = array(|r| hints[r][k]);
     if M::TWO_PASSES {
-        row::<S, E, M, I, R, K, O, true>(s, m, rows, offsets, index, &hint, scratch, k, sums);
+        passes::<S, E, M, I, R, K, O, true>(s, m, rows, offsets, first, which, hints, scratch, sums);
     } else {
-        row::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, index, &hint, scratch, k, sums);
+        passes::<S, E, M, I, R, K, O, false>(s, m, rows, offsets, first, which, hints, scratch, sums);
     }
 }
 
-/// One pass over one row; its sums go to place `k`.
+/// One pass over the rows `first` + k whose bit k is set in `which`; the sums of each go to place k.
 #[inline(always)]
-fn row<
+fn passes<
     S: Simd,
     E: Math,
     M: Measure<E, I, R, K, O>,
@@ -97,27 +99,69 @@ fn row<
     m: M,
     rows: &Rows<'_, E, I>,
     offsets: &[Offsets; I],
-    index: usize,
-    hint: &[f64; R],
+    first: usize,
+    mut which: u64,
+    hints: &Hints<R>,
     scratch: &mut Scratch<E, I>,
-    k: usize,
     sums: &mut Sums<R, K>,
 ) {
-    let at: [(isize, isize); I] = array(|i| offsets[i].get(index));
-    if rows.classes <= BLOCK {
-        let x = array(|i| rows.inputs[i].block(s, at[i], 0, rows.classes, &mut scratch.tile[i]));
-        return block::<S, E, M, I, R, K, O, SECOND>(s, m, x, rows.classes, hint, k, sums);
+    let classes = rows.classes;
+    // As many rows as stay near while they are read twice, and fit the scratch of a block where they are staged.
+    let step = classes.next_multiple_of(E::LANES).max(BLOCK / TOGETHER);
+    while which != 0 {
+        let mut place = [0; TOGETHER];
+        let mut x = [[std::ptr::null(); I]; TOGETHER];
+        let mut count = 0;
+        while which != 0 && count < TOGETHER && (count == 0 || (count + 1) * step <= BLOCK) {
+            let k = which.trailing_zeros() as usize;
+            which &= which - 1;
+            place[count] = k;
+            let at: [(isize, isize); I] = array(|i| offsets[i].get(first + k));
+            if classes > BLOCK {
+                one::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, k, hints, scratch, sums);
+                break;
+            }
+            x[count] = array(|i| rows.inputs[i].block(s, at[i], 0, classes, &mut scratch.tile[i][count * step..]));
+            count += 1;
+        }
+        if count > 0 {
+            block::<S, E, M, I, R, K, O, SECOND>(s, m, &x[..count], classes, &place, hints, sums);
+        }
     }
+}
+
+/// One pass over one row of several blocks.
+#[inline(always)]
+fn one<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+    const SECOND: bool,
+>(
+    s: S,
+    m: M,
+    rows: &Rows<'_, E, I>,
+    at: &[(isize, isize); I],
+    k: usize,
+    hints: &Hints<R>,
+    scratch: &mut Scratch<E, I>,
+    sums: &mut Sums<R, K>,
+) {
+    let hint = &array(|r| [hints[r][k]; 16]);
     let mut whole = Sums::new();
     if rows.classes <= GROUP {
-        group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, 0, hint, scratch, &mut whole);
+        group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, at, 0, hint, scratch, &mut whole);
     } else {
         let work = |i: usize, out: &mut [f64]| {
             s.vectorize(
                 #[inline(always)]
                 || {
                     let (mut scratch, mut sums) = (Scratch::<E, I>::new(), Sums::<R, K>::new());
-                    group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, &at, i * GROUP, hint, &mut scratch, &mut sums);
+                    group::<S, E, M, I, R, K, O, SECOND>(s, m, rows, at, i * GROUP, hint, &mut scratch, &mut sums);
                     sums.write_first(out);
                 },
             );
@@ -170,7 +214,7 @@ fn group<
     rows: &Rows<'_, E, I>,
     at: &[(isize, isize); I],
     start: usize,
-    hint: &[f64; R],
+    hint: &Hints<R>,
     scratch: &mut Scratch<E, I>,
     sums: &mut Sums<R, K>,
 ) {
@@ -178,19 +222,19 @@ fn group<
     let mut next = Sums::new();
     for first in (start..end).step_by(BLOCK) {
         let n = (end - first).min(BLOCK);
-        let x = array(|i| rows.inputs[i].block(s, at[i], first, n, &mut scratch.tile[i]));
-        if first == start {
-            block::<S, E, M, I, R, K, O, SECOND>(s, m, x, n, hint, 0, sums);
-        } else {
-            block::<S, E, M, I, R, K, O, SECOND>(s, m, x, n, hint, 0, &mut next);
+        let x = [array(|i| rows.inputs[i].block(s, at[i], first, n, &mut scratch.tile[i]))];
+        let into = if first == start { &mut *sums } else { &mut next };
+        block::<S, E, M, I, R, K, O, SECOND>(s, m, &x, n, &[0; TOGETHER], hint, into);
+        if first > start {
             merge::<S, E, M, I, R, K, O>(s, m, sums, 0, &next);
         }
     }
 }
 
-/// The frame and the sums of one block of one row. `x` points to `n` readable elements of each input.
+/// The frames and the sums of one block of each of up to [`TOGETHER`] rows; those of row j go to place `place[j]`, where its
+/// hint is. `x` points to `n` readable elements of each input of every row.
 ///
-/// A function of its own: inlined at its four places it would quadruple what is compiled.
+/// A function of its own: inlined at each of its places it would multiply what is compiled.
 #[inline(never)]
 fn block<
     S: Simd,
@@ -204,15 +248,15 @@ fn block<
 >(
     s: S,
     m: M,
-    x: [*const E; I],
+    x: &[[*const E; I]],
     n: usize,
-    hint: &[f64; R],
-    k: usize,
+    place: &[usize; TOGETHER],
+    hints: &Hints<R>,
     sums: &mut Sums<R, K>,
 ) {
     s.vectorize(
         #[inline(always)]
-        || block_of::<S, E, M, I, R, K, O, SECOND>(s, m, x, n, hint, k, sums),
+        || block_of::<S, E, M, I, R, K, O, SECOND>(s, m, x, n, place, hints, sums),
     );
 }
 
@@ -229,105 +273,175 @@ fn block_of<
 >(
     s: S,
     m: M,
-    x: [*const E; I],
+    x: &[[*const E; I]],
     n: usize,
-    hint: &[f64; R],
-    k: usize,
+    place: &[usize; TOGETHER],
+    hints: &Hints<R>,
     sums: &mut Sums<R, K>,
 ) {
     let lanes = E::LANES;
     let (full, tail) = (n / lanes, n % lanes);
-    // SAFETY: v < full, so that lanes·(v + 1) ≤ n elements are readable.
-    let get = |v: usize| -> [V<S, E>; I] { array(|i| unsafe { load(s, x[i].add(lanes * v)) }) };
-    let rest = || -> [V<S, E>; I] {
-        array(|i| {
-            // SAFETY: called where tail > 0, so that elements lanes·full … n − 1 are readable and n − 1 is one of them.
-            unsafe {
-                let from = x[i].add(lanes * full);
-                let last = from.add(tail - 1).read_unaligned();
-                V::<S, E>::from_fn(s, |j| if j < tail { from.add(j).read_unaligned() } else { last })
-            }
-        })
-    };
-    let mut seen = [V::<S, E>::splat(s, E::NEG_INFINITY); R];
-    if M::LOOKS {
-        let mut four = [seen; 4];
-        let mut v = 0;
-        while v + 4 <= full {
-            for k in 0..4 {
-                four[k] = m.look(four[k], get(v + k));
-            }
-            v += 4;
-        }
-        while v < full {
-            four[0] = m.look(four[0], get(v));
-            v += 1;
-        }
+    // SAFETY: called for elements that are there.
+    let at = |x: [*const E; I], from: usize| -> [V<S, E>; I] { array(|i| unsafe { load(s, x[i].add(from)) }) };
+    let mut tails = [[const { Tail::<E>::uninit() }; I]; TOGETHER];
+    let mut seen = [[E::NEG_INFINITY; 16]; R];
+    for (j, x) in x.iter().enumerate() {
         if tail > 0 {
-            four[0] = m.look(four[0], rest());
+            // SAFETY: the row has n > 0 elements of each input.
+            (0..I).for_each(|i| unsafe { tails[j][i].fill::<S>(s, x[i], n) });
         }
-        for r in 0..R {
-            let all = four[0][r].max(four[1][r]).max(four[2][r].max(four[3][r]));
-            seen[r] = V::<S, E>::splat(s, all.reduce_max());
-        }
-    }
-    let frame = m.frame(s, each(seen, |v| E::widen(v)[0]), each(*hint, |h| W::splat(s, h)));
-    let at = each(frame, |w| E::narrow([w, w]));
-    let zero = [V::<S, E>::splat(s, E::ZERO); K];
-    let mut wide = [E::acc_zero(s); K];
-    let mut careful = false;
-    let mut v = 0;
-    while v + CHAIN <= full {
-        let mut chain = zero;
-        if !careful {
-            let mut unusual = none::<S, E>(s);
-            for u in 0..CHAIN {
-                for from in x {
-                    prefetch(from.wrapping_add(lanes * (v + u)).wrapping_byte_add(AHEAD));
+        if M::LOOKS {
+            let mut four = [[V::<S, E>::splat(s, E::NEG_INFINITY); R]; 4];
+            let mut v = 0;
+            while v + 4 <= full {
+                for k in 0..4 {
+                    four[k] = m.look(four[k], at(*x, lanes * (v + k)));
                 }
-                let (sums, odd) = m.term::<S, SECOND, false>(s, &at, get(v + u), chain);
-                (chain, unusual) = (sums, unusual | odd);
+                v += 4;
             }
-            careful = unusual.any_true();
-        }
-        if careful {
-            // Until a chain is usual again, the plain terms are not tried.
-            let mut unusual = none::<S, E>(s);
-            chain = zero;
-            for u in 0..CHAIN {
-                let (sums, odd) = m.term::<S, SECOND, true>(s, &at, get(v + u), chain);
-                (chain, unusual) = (sums, unusual | odd);
+            while v < full {
+                four[0] = m.look(four[0], at(*x, lanes * v));
+                v += 1;
             }
-            careful = unusual.any_true();
+            if tail > 0 {
+                // Maxima may be of classes that were seen before. SAFETY: the tails have been filled.
+                let last = if full > 0 { at(*x, n - lanes) } else { array(|i| unsafe { tails[j][i].get(s, n) }) };
+                four[0] = m.look(four[0], last);
+            }
+            for r in 0..R {
+                seen[r][j] = four[0][r].max(four[1][r]).max(four[2][r].max(four[3][r])).reduce_max();
+            }
         }
-        for j in 0..K {
-            wide[j] = E::acc_add(wide[j], chain[j]);
-        }
-        v += CHAIN;
     }
-    if v * lanes < n {
-        let mut chain = zero;
-        while v * lanes < n {
-            // The last class is repeated to fill a vector: it cannot change a maximum, and its sums are blended away.
-            let (x, here) = if v < full { (get(v), lanes) } else { (rest(), tail) };
-            let here = V::<S, E>::from_fn(s, |j| E::from_f64(j as f64)).simd_lt(E::from_f64(here as f64));
-            let (mut more, odd) = m.term::<S, SECOND, false>(s, &at, x, chain);
-            if odd.any_true() {
-                (more, _) = m.term::<S, SECOND, true>(s, &at, x, chain);
+    // Lanes are rows here.
+    let hint = array(|r| W::from_fn(s, |j| hints[r][place[j]]));
+    let frame = m.frame(s, array(|r| W::from_fn(s, |j| seen[r][j].to_f64())), hint);
+    let mut frames = [[E::ZERO; 16]; R];
+    for r in 0..R {
+        // SAFETY: an array of 16 holds a vector.
+        unsafe { store::<S, E>(E::narrow([frame[r], frame[r]]), frames[r].as_mut_ptr()) };
+    }
+    let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; TOGETHER]; K];
+    for (j, x) in x.iter().enumerate() {
+        let frame = array(|r| V::<S, E>::splat(s, frames[r][j]));
+        let zero = [V::<S, E>::splat(s, E::ZERO); K];
+        let mut wide = [E::acc_zero(s); K];
+        let mut careful = false;
+        let mut v = 0;
+        while v + CHAIN <= full {
+            let mut chain = zero;
+            if !careful {
+                let mut unusual = none::<S, E>(s);
+                for u in 0..CHAIN {
+                    ahead(x, lanes * (v + u));
+                    let (sums, odd) = m.term::<S, SECOND, false>(s, &frame, at(*x, lanes * (v + u)), chain);
+                    (chain, unusual) = (sums, unusual | odd);
+                }
+                careful = unusual.any_true();
             }
-            for j in 0..K {
-                chain[j] = here.select(more[j], chain[j]);
+            if careful {
+                // Until a chain is usual again, the plain terms are not tried.
+                let mut unusual = none::<S, E>(s);
+                chain = zero;
+                for u in 0..CHAIN {
+                    let (sums, odd) = m.term::<S, SECOND, true>(s, &frame, at(*x, lanes * (v + u)), chain);
+                    (chain, unusual) = (sums, unusual | odd);
+                }
+                careful = unusual.any_true();
             }
-            v += 1;
+            for k in 0..K {
+                wide[k] = E::acc_add(wide[k], chain[k]);
+            }
+            v += CHAIN;
         }
-        for j in 0..K {
-            wide[j] = E::acc_add(wide[j], chain[j]);
+        if v * lanes < n {
+            let mut chain = zero;
+            while v * lanes < n {
+                ahead(x, lanes * v);
+                let (x, here) = if v < full {
+                    (at(*x, lanes * v), lanes)
+                } else {
+                    // SAFETY: the tails have been filled where n is no multiple of LANES.
+                    (array(|i| unsafe { tails[j][i].get(s, n) }), tail)
+                };
+                let here = V::<S, E>::from_fn(s, |j| E::from_f64(j as f64)).simd_lt(E::from_f64(here as f64));
+                let (mut more, odd) = m.term::<S, SECOND, false>(s, &frame, x, chain);
+                if odd.any_true() {
+                    (more, _) = m.term::<S, SECOND, true>(s, &frame, x, chain);
+                }
+                for k in 0..K {
+                    chain[k] = here.select(more[k], chain[k]);
+                }
+                v += 1;
+            }
+            for k in 0..K {
+                wide[k] = E::acc_add(wide[k], chain[k]);
+            }
+        }
+        for k in 0..K {
+            lane[k][j].write(wide[k]);
         }
     }
     for r in 0..R {
-        sums.at[r][k] = E::widen(at[r])[0].to_array()[0];
+        for (j, place) in place.iter().enumerate().take(x.len()) {
+            sums.at[r][*place] = frames[r][j].to_f64();
+        }
     }
-    for j in 0..K {
-        (sums.hi[j][k], sums.lo[j][k]) = E::acc_fold(wide[j]);
+    for k in 0..K {
+        // SAFETY: every row has written its lanes.
+        let lane = |j: usize| unsafe { lane[k][j].assume_init() };
+        if x.len() == 1 {
+            (sums.hi[k][place[0]], sums.lo[k][place[0]]) = E::acc_fold(lane(0));
+            continue;
+        }
+        let folded: Sum<S> = E::acc_fold_rows(array(|j| lane(j.min(x.len() - 1))));
+        let (hi, lo) = (folded.hi.to_array(), folded.lo.to_array());
+        for (j, place) in place.iter().enumerate().take(x.len()) {
+            (sums.hi[k][*place], sums.lo[k][*place]) = (hi[j], lo[j]);
+        }
+    }
+}
+
+/// Asks for the lines that lie [`AHEAD`] of an element of each input.
+#[inline(always)]
+fn ahead<E, const I: usize>(x: &[*const E; I], element: usize) {
+    x.iter().for_each(|x| prefetch(x.wrapping_add(element).wrapping_byte_add(AHEAD)));
+}
+
+/// The last classes of a row where they fill no vector, and the very last repeated: it cannot change a maximum, and its
+/// terms are blended away.
+#[derive(Clone, Copy)]
+struct Tail<E: Copy>(MaybeUninit<[E; 32]>);
+
+impl<E: Element> Tail<E> {
+    const fn uninit() -> Self {
+        Tail(MaybeUninit::uninit())
+    }
+
+    /// # Safety
+    /// `n` > 0 elements must be readable at `x`.
+    #[inline(always)]
+    unsafe fn fill<S: Simd>(&mut self, s: S, x: *const E, n: usize) {
+        let (to, lanes) = (self.0.as_mut_ptr().cast::<E>(), E::LANES);
+        // SAFETY: elements up to n − 1 are readable, and there is room for 32.
+        unsafe {
+            if n < lanes {
+                (0..lanes).for_each(|j| to.add(j).write(x.add(j.min(n - 1)).read_unaligned()));
+            } else {
+                store::<S, E>(load(s, x.add(n - lanes)), to);
+                store::<S, E>(V::<S, E>::splat(s, x.add(n - 1).read_unaligned()), to.add(lanes));
+            }
+        }
+    }
+
+    /// The vector of the last `n % LANES` classes of `n`.
+    ///
+    /// # Safety
+    /// It must have been filled.
+    #[inline(always)]
+    unsafe fn get<S: Simd>(&self, s: S, n: usize) -> V<S, E> {
+        let skipped = if n < E::LANES { 0 } else { E::LANES - n % E::LANES };
+        // SAFETY: as the caller vouches.
+        unsafe { load(s, self.0.as_ptr().cast::<E>().add(skipped)) }
     }
 }

@@ -125,7 +125,7 @@ impl<E: Math> Call<'_, E> {
                 let mut scratch = Scratch::<E, INPUTS>::new();
                 let offsets: SmallVec<[Offsets; INPUTS]> =
                     self.inputs.iter().map(|input| Offsets::new(input, &self.lead, self.which)).collect();
-                let tiled = tiled::<E>(self.inputs, &self.lead, self.classes, self.which, &offsets);
+                let tiled = tiled::<E>(self.inputs, &self.lead, self.classes, self.which, &offsets, SHORT);
                 for first in (0..tiled).step_by(E::LANES) {
                     // SAFETY: as the caller vouches.
                     unsafe { self.tile(s, first, (tiled - first).min(E::LANES), &offsets, &mut scratch) };

@@ -36,9 +36,12 @@ const MORE: usize = 2;
 pub const BATCH: usize = 128;
 /// Fewer rows than this are not worth a tile.
 const FEW: usize = 3;
-/// Rows of at most this many classes go through lanes-across-rows, after a transpose in L1 where they are row-major.
-/// At C = 100 in L2 across is 1.8–2.1 times as fast as along; the scratch of a tile bounds it.
+/// Rows of at most this many classes may go through lanes-across-rows; the scratch of a tile bounds it.
 pub const SHORT: usize = 128;
+/// Row-major rows of at most this many classes do, after a transpose in L1, of one input and of two. In cache, across takes
+/// 0.95 of along's time at 100 classes of one input and 1.04 at 112; of two, 0.9 to 1.02 at 50 and 1.04 to 1.5 at 64 (JS of
+/// logits: 0.97), and twice the time at 100 from memory.
+const ACROSS: [usize; 2] = [100, 63];
 
 /// What is known of some classes of 8 rows: the frame that their sums refer to, and the sums.
 #[derive(Clone, Copy)]
@@ -236,7 +239,7 @@ fn batches<
         let tiled = if const { is_portable::<S>() } {
             0
         } else {
-            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets);
+            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets, ACROSS[I - 1]);
             across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, n, &offsets, &mut scratch, &mut out);
             n
         };
@@ -252,9 +255,9 @@ fn batches<
     }
 }
 
-/// How many rows of a batch, the first ones, go through tiles: those that fill none go along where there are too many
-/// classes to stage one, or too few rows to pay; and so do all rows of more classes unless they are neighbours, for only
-/// then is a tile of them where they are.
+/// How many rows of a batch, the first ones, go through tiles: none of row-major ones of more than `across` classes. Of
+/// others, those that fill none go along where there are too many classes to stage one, or too few rows to pay; and so do
+/// all rows of more classes unless they are neighbours, for only then is a tile of them where they are.
 #[inline(always)]
 fn tiled<E: Math>(
     inputs: &[Input<'_>],
@@ -262,8 +265,13 @@ fn tiled<E: Math>(
     classes: usize,
     which: &[usize],
     offsets: &[Offsets],
+    across: usize,
 ) -> usize {
     let (n, left) = (which.len(), which.len() % E::LANES);
+    let row_major = inputs.iter().all(|x| x.class_stride == x.dtype.size() as isize);
+    if classes > across && row_major {
+        return 0;
+    }
     if classes <= SHORT {
         return if left < FEW { n - left } else { n };
     }

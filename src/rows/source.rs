@@ -363,7 +363,7 @@ impl Input<'_> {
         self.is_native::<E>() && self.class_stride == size_of::<E>() as isize
     }
 
-    /// `n` classes from `start` of the row at `offset`: where they are, or a copy of them in `scratch`.
+    /// `n` classes from `start` of the row at `offset`: where they are, or a copy of them in `scratch`, which has room.
     #[inline(always)]
     pub(crate) fn block<S: Simd, E: Math>(
         &self,
@@ -371,12 +371,13 @@ impl Input<'_> {
         offset: (isize, isize),
         start: usize,
         n: usize,
-        scratch: &mut [MaybeUninit<E>; BLOCK],
+        scratch: &mut [MaybeUninit<E>],
     ) -> *const E {
         if self.is_run::<E>() || (n <= 1 && self.is_native::<E>()) {
             return self.data.wrapping_offset(offset.0 + start as isize * self.class_stride).cast();
         }
-        // SAFETY: the row has classes start … start + n − 1, and n ≤ BLOCK.
+        assert!(n <= scratch.len());
+        // SAFETY: the row has classes start … start + n − 1, and the scratch room for n.
         unsafe { stage(s.level(), self, offset, start, n, scratch.as_mut_ptr().cast::<E>()) };
         scratch.as_ptr().cast()
     }
