@@ -38,10 +38,12 @@ pub const BATCH: usize = 128;
 const FEW: usize = 3;
 /// Rows of at most this many classes may go through lanes-across-rows; the scratch of a tile bounds it.
 pub const SHORT: usize = 128;
-/// Row-major rows of at most this many classes do, after a transpose in L1, of one input and of two. In cache, across takes
-/// 0.95 of along's time at 100 classes of one input and 1.04 at 112; of two, 0.9 to 1.02 at 50 and 1.04 to 1.5 at 64 (JS of
-/// logits: 0.97), and twice the time at 100 from memory.
-const ACROSS: [usize; 2] = [100, 63];
+/// Row-major rows of one input and of at most this many classes do, after a transpose in L1: across takes 0.95 of along's time
+/// at 100 classes and 1.04 at 112.
+const ACROSS: usize = 100;
+/// Of more inputs: 0.9 to 1.02 of along's time at 50 classes in cache and 1.04 to 1.5 at 64 (JS of logits: 0.97); twice the
+/// time at 100 from memory.
+const ACROSS_MORE: usize = 63;
 
 /// What is known of some classes of 8 rows: the frame that their sums refer to, and the sums.
 #[derive(Clone, Copy)]
@@ -239,7 +241,8 @@ fn batches<
         let tiled = if const { is_portable::<S>() } {
             0
         } else {
-            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets, ACROSS[I - 1]);
+            let across = if I == 1 { ACROSS } else { ACROSS_MORE };
+            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets, across);
             across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, n, &offsets, &mut scratch, &mut out);
             n
         };
