@@ -17,6 +17,7 @@ from kullback import _core, functional
 from kullback._accumulate import EXACT_ROWS
 from kullback._files import Codes
 from kullback._percentiles import Percentiles
+from kullback._sums import exp
 from kullback.cli.checks import Space
 from kullback.cli.inputs import Block
 
@@ -77,7 +78,7 @@ class LlamaStatistics:
         covariance = (both - nll * base) / (n - 1) if n >= 10 else 0.0
         ratio = ln_q[0] - ln_base[0]
         ratio_error = _root(ln_q[1] ** 2 + ln_base[1] ** 2 - 2 * covariance)
-        q, p = (_exp(mean) for mean, _ in (ln_q, ln_base))
+        q, p = (exp(mean) for mean, _ in (ln_q, ln_base))
         q_error, p_error = q * ln_q[1], p * ln_base[1]
         rms = math.sqrt(max(delta2, 0.0))
         same = self._same / n
@@ -94,7 +95,7 @@ class LlamaStatistics:
             "ppl_base": (p, p_error),
             "correlation": 100 * covariance / denominator if denominator else math.nan,
             "ln_ratio": (ratio, ratio_error),
-            "ratio": (_exp(ratio), _exp(ratio) * ratio_error),
+            "ratio": (exp(ratio), exp(ratio) * ratio_error),
             "difference": (q - p, _root(q_error**2 + p_error**2 - 2 * q * p * covariance)),
             "kld": {"mean": kl, **spread["kld"]},
             "delta_p": {
@@ -183,10 +184,6 @@ def _with_error(mean: float, square: float, n: int) -> tuple[float, float]:
 
 def _root(value: float) -> float:
     return math.sqrt(max(value, 0.0))
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
 
 
 def render_llama(figures: dict[str, Any], kl: dict[str, Any]) -> str:

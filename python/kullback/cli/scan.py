@@ -27,6 +27,9 @@ _PLACES = ("row", "sequence", "position")
 Kernel = Callable[[Block, NDArray[Any] | None, NDArray[Any] | None], tuple[Columns, NDArray[np.uint8]]]
 """Computes the columns and the status of a block from its labels and its mask."""
 
+Update = Callable[[Block, Columns, NDArray[np.uint8], NDArray[Any] | None], None]
+"""Takes a block, its columns, its status and its groups."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -115,7 +118,7 @@ def scan(
     selection: Selection,
     kernel: Kernel,
     columns: Mapping[str, np.dtype[Any]],
-    update: Callable[[Block, Columns, NDArray[np.uint8], NDArray[Any] | None], None],
+    update: Update,
     out: AtomicFile | None,
     options: Options,
     damage: Damage,
@@ -163,12 +166,7 @@ def scan(
         advance = stack.enter_context(showing_progress(rows, row_bytes, quiet=options.quiet))
         for block in walk:
             place = block.places()
-            labels, mask, groups = selection.of(block, place["sequence"])
-            try:
-                results, status = kernel(block, labels, mask)
-            except (ValueError, IndexError, TypeError) as error:
-                raise FileError(_located(error, block, selection)) from error
-            update(block, results, status, groups)
+            results, _ = _scored(block, place["sequence"], selection, kernel, update)
             if writer is not None:
                 writer.write({**place, **{name: results[name] for name in columns}})
             advance(block.rows)
@@ -181,7 +179,7 @@ def _scan_shards(
     selection: Selection,
     kernel: Kernel,
     columns: Mapping[str, np.dtype[Any]],
-    update: Callable[[Block, Columns, NDArray[np.uint8], NDArray[Any] | None], None],
+    update: Update,
     options: Options,
     damage: Damage,
 ) -> None:
@@ -210,17 +208,29 @@ def _scan_shards(
         stack.callback(walk.close)
         for block in walk:
             place = block.places()
-            labels, mask, groups = selection.of(block, place["sequence"])
-            try:
-                results, status = kernel(block, labels, mask)
-            except (ValueError, IndexError, TypeError) as error:
-                raise FileError(_located(error, block, selection)) from error
-            update(block, results, status, groups)
+            results, status = _scored(block, place["sequence"], selection, kernel, update)
             shards.write({**place, **{name: results[name] for name in columns}, "status": status})
             advance(block.rows)
         if _identity(every, selection, columns, options) != identity:
             raise _changed(every)
         shards.finish()
+
+
+def _scored(
+    block: Block,
+    sequence: NDArray[np.int64],
+    selection: Selection,
+    kernel: Kernel,
+    update: Update,
+) -> tuple[Columns, NDArray[np.uint8]]:
+    """Compute the columns and the status of a block, and add it to the summary."""
+    labels, mask, groups = selection.of(block, sequence)
+    try:
+        results, status = kernel(block, labels, mask)
+    except (ValueError, IndexError, TypeError) as error:
+        raise FileError(_located(error, block, selection)) from error
+    update(block, results, status, groups)
+    return results, status
 
 
 def _inputs(every: Sequence[Part], selection: Selection) -> list[Tensor]:

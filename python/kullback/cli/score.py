@@ -15,6 +15,7 @@ import kullback
 from kullback._accumulate import EXACT_ROWS, Accumulator
 from kullback._files import AtomicFile, Codes, FileError, select_matrices
 from kullback._percentiles import PERCENTS, Percentiles
+from kullback._sums import exp
 from kullback.cli.buckets import bucketed, check_labels, label_nll, spaces_of
 from kullback.cli.checks import Space
 from kullback.cli.damage import Damage
@@ -156,13 +157,6 @@ class _Statistics:
             spread = {f"p{percent:g}": value for percent, value in zip(PERCENTS, values.tolist(), strict=True)}
             summary[name] = {**means[_COLUMN[name]], "min": low, **spread, "max": high, "rank_error": rank_error}
         if "nll" in summary:
-            perplexity = _exp(summary["nll"]["mean"])
+            perplexity = exp(summary["nll"]["mean"])
             summary["perplexity"] = {"value": perplexity, "se": perplexity * summary["nll"]["se"]}
         return summary
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
