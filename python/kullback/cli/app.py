@@ -176,7 +176,8 @@ GroupFile = Annotated[
 Invalid = Annotated[
     OnInvalid,
     typer.Option(
-        help="Rows that are no distributions, and damaged files among several: leave out and report, or stop."
+        help="Rows that --given does not accept, and damaged files among several: leave out and report, or stop. "
+        "Rows with a NaN or without mass are left out either way."
     ),
 ]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not look whether the rows fit --given.")]
