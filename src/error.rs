@@ -1,4 +1,4 @@
-//! What can go wrong, and the only place that knows how to say it.
+//! What can go wrong, and what is said of rows that are not accepted.
 
 /// A failed call: what kind it is, and a message that names the argument, what came and what is accepted.
 #[derive(Clone, Debug, PartialEq)]
