@@ -366,6 +366,13 @@ class TestRefusals:
             assert "use --given probs, or --no-check" in line
             assert run("compare", *arguments, "--no-check").exit_code == 0
 
+    def test_bits_as_logits(self, save: Callable[..., str]) -> None:
+        bits = save("bits.npy", (BASE.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16))
+        line = refused(run("score", bits))
+        assert "bits.npy: --given logits, but they are uint16: use --dtype bfloat16" in line
+        assert run("score", bits, "--dtype", "bfloat16").exit_code == 0
+        assert run("score", bits, "--no-check").exit_code == 0
+
     def test_no_valid_row(self) -> None:
         line = refused(run("compare", DIGITS, DIGITS4, "--given", "probs"))
         assert "digits.npy: --given probs fits none of 512 sampled rows" in line

@@ -125,8 +125,13 @@ def check_space(tensor: Tensor, axis: int, given: Space, classes: int | None) ->
     Raises
     ------
     FileError
-        If sampled "logits" are probabilities, or no sampled row is valid.
+        If "logits" are uint16, as the bits of bfloat16 are, sampled ones are probabilities, or no sampled row is valid.
     """
+    if given == "logits" and tensor.dtype == np.uint16:
+        raise FileError(
+            f"{tensor.label}: --given logits, but they are uint16: use --dtype bfloat16 if these are its bits, "
+            "or --no-check if they are logits all the same"
+        )
     rows = sample(tensor, axis)
     if given == "logits" and rows.shape[1] > 1:
         telling = _telling(rows)
