@@ -1,11 +1,13 @@
 """Compare two large files with the command line and watch what it keeps in memory.
 
-Writes two .npy files of float32 logits, runs ``kullback compare base other --out rows.npy`` on them, samples the
-process's memory while it runs, and removes the files again. What counts is RssAnon (with RssShmem): memory of its own,
-as against RssFile, pages of the files that the system's page cache holds anyway.
+Writes two .npy files of float32 logits and one of labels, runs ``kullback compare base other --labels labels.npy --out
+rows.npy --plot kl.png`` on them (without the picture where matplotlib is missing), samples the process's memory while
+it runs, and removes the files again. What counts is RssAnon (with RssShmem): memory of its own, as against RssFile,
+pages of the files that the system's page cache holds anyway.
 
     python benches/memory.py                       two files of 2 GB each, at 1000 and at 10 classes
     python benches/memory.py --gigabytes 0.1       a quick pass
+    python benches/memory.py --out rows.parquet    the results in another format
     python benches/memory.py --sparse              files with holes: nothing is written, every logit is 0
 """
 
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,7 @@ from harness import cpu_model, markdown, usable_cpus
 BLOCK = 8_000_000
 SAMPLE_SECONDS = 0.005
 LIMIT_MB = 300
+PLOTS = find_spec("matplotlib") is not None
 
 
 @dataclass
@@ -96,18 +100,21 @@ def command() -> list[str]:
     """Return the command line under test: the script beside this interpreter, else the module."""
     script = Path(sys.executable).with_name("kullback")
     found = str(script) if script.exists() else shutil.which("kullback")
-    return [found] if found else [sys.executable, "-m", "kullback"]
+    return [found] if found else [sys.executable, "-m", "kullback.cli"]
 
 
 def run(folder: Path, classes: int, gigabytes: float, sparse: bool, threads: int | None, out: str) -> Outcome:
     """Make the files, compare them and watch."""
     rows = int(gigabytes * 1e9 / 4 / classes)
-    base, other, rows_file = folder / "base.npy", folder / "other.npy", folder / out
+    base, other, labels, rows_file = (folder / name for name in ("base.npy", "other.npy", "labels.npy", out))
     write(base, rows, classes, 0, sparse)
     write(other, rows, classes, 2, sparse)
-    read_through([base, other])
+    np.lib.format.open_memmap(labels, mode="w+", dtype=np.int64, shape=(rows,)).flush()
+    read_through([base, other, labels])
     read_seconds = read_through([base, other])
-    arguments = [*command(), "compare", str(base), str(other), "--out", str(rows_file), "--quiet"]
+    arguments = [*command(), "compare", str(base), str(other), "--labels", str(labels), "--out", str(rows_file)]
+    arguments += ["--plot", str(folder / "kl.png")] * PLOTS
+    arguments += ["--quiet"]
     arguments += ["--threads", str(threads)] * (threads is not None)
     own = peak = 0.0
     with tempfile.TemporaryFile("w+", dir=folder) as complaints:
@@ -145,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for classes in options.classes:
             free = shutil.disk_usage(folder).free / 1e9
-            need = options.gigabytes * (2 + 16 / classes)
+            need = options.gigabytes * (2 * (not options.sparse) + 20 / classes)
             if free < need:
                 parser.error(f"{folder} has {free:.0f} GB free, {need:.0f} are needed: choose another --folder")
             outcomes.append(run(Path(folder), classes, options.gigabytes, options.sparse, options.threads, options.out))
@@ -163,7 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
         for o in outcomes
     ]
     print(f"{cpu_model()}, {usable_cpus()} CPUs; {' '.join(command())}\n")
-    header = ["kullback compare --out", "s", "GB/s", "plain read GB/s", "own MB", "peak MB with page cache", "out MB"]
+    what = f"with --labels, --out {options.out}" + ", --plot" * PLOTS
+    header = [what, "s", "GB/s", "plain read GB/s", "own MB", "peak MB with page cache", "out MB"]
     print(markdown([*header, f"≤ {LIMIT_MB} MB"], rows))
     for outcome in outcomes:
         if outcome.status:
