@@ -815,3 +815,53 @@ def test_blocks_without_mass_in_one_row(offset: float, dtype: Any) -> None:
     for rows in ((p, q), (p, q + dtype(offset)), (p, q - dtype(offset)), (q, p)):
         for case in PAIRED:
             check(case, case(*rows, given="logits"), case.exact(*rows, given="logits"), "logits", rows)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("height", [13.4, 41.7, 300.0])
+def test_a_largest_class_in_another_block(height: float, temperature: float, dtype: Any) -> None:
+    """All other mass comes from blocks far below it, by a factor whose rounding every class would share."""
+    rng = generator("far blocks", height)
+    p, q = (rng.normal(size=(3, 6150)).astype(dtype) for _ in range(2))
+    p[[0, 1, 2], [6149, 3000, 0]] += dtype(height)
+    q[[0, 1, 2], [6149, 0, 3000]] += dtype(height)
+    labels = np.array([6149, 0, 0])
+    for case in CASES:
+        keywords: Any = {"given": "logits", "temperature": temperature, "labels": labels}
+        check(case, case(p, q, **keywords), case.exact(p, q, **keywords), "logits", (p, q))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("low", [-700, -800, -1e4, -3e38])
+def test_a_block_without_mass_before_one_far_below(low: float, dtype: Any) -> None:
+    """From the frame of the first, which says nothing, to that of the second there may be no finite factor."""
+    rng = generator("nothing first", low)
+    p = rng.normal(size=(2, 6150)).astype(dtype)
+    q = rng.normal(size=p.shape).astype(dtype)
+    for x in (p, q):
+        x[:, :2048], x[:, 2048:4096] = -np.inf, dtype(low)
+    r = stored(np.full(6150, 1 / 6150), "probs", dtype) * np.ones((2, 1), dtype)
+    for case in CASES:
+        for given, rows in {"logits": (p, q), ("logits", "probs"): (p, r), ("probs", "logits"): (r, q)}.items():
+            if case.rows == 2 or given == "logits":
+                keywords: Any = {"given": given, "labels": np.array([0, 4096])}
+                check(case, case(*rows, **keywords), case.exact(*rows, **keywords), given, rows)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("temperature", [1.0, 1000.0])
+def test_a_few_classes_of_many_that_differ(temperature: float, dtype: Any) -> None:
+    """A block that holds one of them lies about its maxima at a gap that all its classes share, and the row hardly."""
+    rng = generator("few differ", temperature)
+    p = (0.5 * rng.normal(size=(4, 20490))).astype(dtype)
+    p[:, [5000, 15000]] += np.array([4.0, 3.5], dtype)
+    q = p.copy()
+    q[0, [5000, 15000]] = p[0, [15000, 5000]]
+    q[1, 5000] += dtype(0.1)
+    q[2, [5000, 15000]] += np.array([0.3, -0.2], dtype)
+    q[3, ::4096] += dtype(6)
+    keywords: Any = {"given": "logits", "temperature": temperature}
+    for rows in ((p, q), (q, p)):
+        for case in DIVERGENCES:
+            check(case, case(*rows, **keywords), case.exact(*rows, **keywords), "logits", rows)

@@ -159,10 +159,19 @@ impl<E: Math> Scale<E> {
         [head, (gap - head) + (error + more)]
     }
 
-    /// The factor from the units of one frame to those of another.
+    /// The factor from the units of one frame to those of another: a power of two, exactly, where their bases are the same.
+    /// At most 1e300, so that a part without mass stays without.
+    ///
+    /// Of the exponent only what is no whole power of two is rounded: all of it, a hundred, would be off by 2^−53 of itself.
     #[inline(always)]
     pub fn factor<S: Simd>(self, s: S, from: &[W<S>], to: &[W<S>]) -> W<S> {
-        self.exp_wide(s, from[0] - to[0], self.n(s, from) - self.n(s, to))
+        let (x, n) = (from[0] - to[0], self.n(s, from) - self.n(s, to));
+        let (least, most) = (W::splat(s, -2000.0), W::splat(s, 2000.0));
+        let k = fma(x, W::splat(s, std::f64::consts::LOG2_E * self.inv), n).round_ties_even();
+        let k = k.simd_lt(least).select(least, k);
+        let k = k.simd_gt(most).select(most, k);
+        let rest = fma(n - k, W::splat(s, self.ln2.1), fma(n - k, W::splat(s, self.ln2.0), x));
+        wide::exp_scaled(s, rest * self.inv, k).min(W::splat(s, 1e300))
     }
 
     /// How far the largest b of one part is above that of another, in units of T, as head and tail; their frames end in
@@ -190,7 +199,7 @@ impl<E: Math> Scale<E> {
         for (i, (x, absent)) in [(a, absent_a), (b, absent_b)].into_iter().enumerate() {
             join.apart[i] = absent.select(none, (x[0] - at[0]) + (x[3] - at[3]));
             join.factor[i] = absent.select(zero, self.factor(s, x, &at));
-            join.top[i] = absent.select(zero, self.exp_wide(s, x[3] + (x[0] - at[0]), -self.n(s, &at)));
+            join.top[i] = absent.select(zero, self.top(s, x) * join.factor[i]);
         }
         join
     }

@@ -125,24 +125,25 @@ fn unusual_wide<S: Simd>(s: S, p: W<S>, q: W<S>, [head, tail]: [W<S>; 2]) -> W<S
 ///
 /// One exponential per class while every abs(d) < 1 in a vector; else that of b too. Frame: base, shift, floor, c (head
 /// and tail: rounded to one `f32`, c would shift every d by up to 3e-8·c, which is all there is between close rows), how
-/// far the centres of merged parts were apart. Sums: S, M, G, Q.
+/// far the centres of merged parts were apart, and their G about these, whose roundings stay when it is re-centred: a block
+/// that holds one of two classes that differ is all gap about their maxima, and none about the mean. Sums: S, M, G, Q.
 #[derive(Clone, Copy)]
 pub struct KlLog<E>(pub Scale<E>);
 
 /// Logarithms of factors up to which neither they nor their products with sums leave the range of an `f64`.
 const FAR: f64 = 300.0;
 
-impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
+impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
     const LOOKS: bool = true;
 
     #[inline(always)]
-    fn look<S: Simd>(self, mut seen: [V<S, E>; 6], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 6] {
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 7], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 7] {
         (seen[0], seen[1]) = (seen[0].max(a), seen[1].max(b));
         seen
     }
 
     #[inline(always)]
-    fn frame<S: Simd>(self, s: S, seen: [W<S>; 6], hint: [W<S>; 6]) -> [W<S>; 6] {
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 7], hint: [W<S>; 7]) -> [W<S>; 7] {
         let zero = W::splat(s, 0.0);
         let finite = |m: W<S>| m.abs().simd_lt(f64::INFINITY).select(m, zero);
         // max b − max a: then no e^{b−c} can overflow.
@@ -155,14 +156,14 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
             & (most - seen[0]).simd_gt(self.0.t() * if E::LANES == 16 { 64.0 } else { 512.0 });
         let [base, shift, floor, _] = self.0.frame(s, (told & far).select(most, seen[0]));
         let head = E::head(sum);
-        [base, shift, floor, head, (sum - head) + error, W::splat(s, 0.0)]
+        [base, shift, floor, head, (sum - head) + error, zero, zero]
     }
 
     #[inline(always)]
     fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
-        at: &[V<S, E>; 6],
+        at: &[V<S, E>; 7],
         [a, b]: [V<S, E>; 2],
         [mass_a, mean, g, mass_b]: [V<S, E>; 4],
     ) -> Terms<S, E, 4> {
@@ -196,16 +197,16 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, 6, 4>, b: Part<S, 6, 4>) -> Part<S, 6, 4> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, 7, 4>, b: Part<S, 7, 4>) -> Part<S, 7, 4> {
         // The heavier part keeps its frame; with d = d′ + δ the other's sums are re-centred exactly.
         let zero = W::splat(s, 0.0);
         let heavier = self.0.factor(s, &b.at, &a.at).simd_gt(W::splat(s, 1.0));
         let (empty_a, empty_b) = (a.sum[0].hi.simd_eq(zero), b.sum[0].hi.simd_eq(zero));
         let swap = !empty_b & (empty_a | heavier);
-        let mut at: [W<S>; 6] = array(|i| swap.select(b.at[i], a.at[i]));
+        let mut at: [W<S>; 7] = array(|i| swap.select(b.at[i], a.at[i]));
         // How far the largest b of the other part is above that of this one: where its e^{b−c} would leave the range, or this
         // part has no b, the other's maximum decides c.
-        let other: [W<S>; 6] = array(|i| swap.select(a.at[i], b.at[i]));
+        let other: [W<S>; 7] = array(|i| swap.select(a.at[i], b.at[i]));
         let (rise, rest) = self.0.rise(s, &other, &at);
         let (b_kept, b_other) = (swap.select(b.sum[3].hi, a.sum[3].hi), swap.select(a.sum[3].hi, b.sum[3].hi));
         let (one, far) = (W::splat(s, 1.0), W::splat(s, FAR));
@@ -218,9 +219,10 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
         let moved = beyond.select(one, wide::exp(s, over.min(far)));
         let none = Sum::new(s, zero);
         let mut sum = [none; 4];
+        at[6] = zero;
         for (part, grown) in [(a, swap.select(moved, kept)), (b, swap.select(kept, moved))] {
             // Above 1 only where the other part has nothing of a, whose frame then says nothing.
-            let factor = self.0.factor(s, &part.at, &at).min(W::splat(s, 1e300));
+            let factor = self.0.factor(s, &part.at, &at);
             let shift = ((part.at[3] - at[3]) + (part.at[4] - at[4])) * self.0.inv();
             let (grow, phi) = (wide::exp(s, shift), wide::exp_m1_minus(s, shift));
             let [a, mean, g, b] = part.sum;
@@ -235,6 +237,7 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
             let empty = mass_a.hi.simd_eq(zero);
             let shift = empty.select(zero, shift);
             at[5] = at[5].max(part.at[5]).max(shift.abs());
+            at[6] += part.at[6].max(g.hi.simd_lt(f64::INFINITY).select(g.hi, zero)) * factor;
             if far.any_true() {
                 // The factor and e^shift may leave the range where their product does not.
                 grown_b = Sum::select(far, b.times(grown), grown_b);
@@ -253,7 +256,7 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, part: Part<S, 6, 4>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 6, 1> {
+    fn finish<S: Simd>(self, s: S, part: Part<S, 7, 4>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 7, 1> {
         let [mass_a, mean, g, mass_b] = each(part.sum, |x| x.value(s));
         let (zero, infinity) = (W::splat(s, 0.0), W::splat(s, f64::INFINITY));
         let (g, mu) = (g / mass_a, mean / mass_a);
@@ -265,8 +268,10 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
         let far = wide::ln(s, mass_b / mass_a) - mu;
         let kl = close.select(near, far);
         let lost = close.select(g.max((x * mu).abs() * 0.5) / (x + 1.0), mu.abs());
+        let most = kl * 3.9;
         // ln(Q/S) − μ is only as exact as 1.
-        let again = (lost.simd_gt(kl * 3.9) | (!close & kl.simd_lt(1.0))) & g.simd_lt(f64::INFINITY);
+        let again = lost.simd_gt(most) | (close & part.at[6].simd_gt(most * mass_a)) | (!close & kl.simd_lt(1.0));
+        let again = again & g.simd_lt(f64::INFINITY);
         let kl = kl.simd_lt(zero).select(zero, kl);
         let kl = g.simd_eq(infinity).select(infinity, kl);
         let usual = mass_a.simd_gt(zero) & mass_b.simd_gt(zero);
@@ -276,7 +281,7 @@ impl<E: Math> Measure<E, 2, 6, 4, 1> for KlLog<E> {
             value: [usual.select(kl, W::splat(s, f64::NAN))],
             mass: [lse_a, self.0.ln(s, &part.at, mass_b) + (part.at[3] + part.at[4]) * self.0.inv()],
             again: if second { zero.simd_gt(zero) } else { again & usual },
-            hint: [zero, zero, zero, centre, error, zero],
+            hint: [zero, zero, zero, centre, error, zero, zero],
         }
     }
 }
