@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::math::Math;
 use crate::measure::{
-    self, CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed, EntropyLin, EntropyLog, Generator, KlLin, KlLog,
-    LogSumExp, PairLin, PairLog, Scale, SlopeOf, Total as TotalMass,
+    self, CrossEntropyLin, CrossEntropyLog, CrossEntropyLogLin, CrossEntropyMixed, EntropyLin, EntropyLog, Generator,
+    KlLin, KlLog, LogSumExp, PairLin, PairLog, Scale, SlopeOf, Total as TotalMass,
 };
 use crate::reduce::Total;
 use crate::rows::{Dtype, Map};
@@ -158,8 +158,7 @@ fn staged(quantity: Quantity, job: &Job) -> bool {
     let [p, q] = job.operands.as_slice() else { return false };
     match (p.given.is_log(), q.given.is_log()) {
         (false, false) => false,
-        (false, true) => quantity != Quantity::CrossEntropy,
-        (true, false) => true,
+        (false, true) | (true, false) => quantity != Quantity::CrossEntropy,
         (true, true) => quantity != Quantity::CrossEntropy && p.temperature != q.temperature,
     }
 }
@@ -203,7 +202,10 @@ fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], again: bool) 
         (Quantity::CrossEntropy, false, true) => {
             score::<E, _, _, _, _, _>(job, CrossEntropyMixed::<E>(t(1)?), map, rescue)
         }
-        (Quantity::CrossEntropy, true, _) => {
+        (Quantity::CrossEntropy, true, false) => {
+            score::<E, _, _, _, _, _>(job, CrossEntropyLogLin::<E>(t(0)?), map, rescue)
+        }
+        (Quantity::CrossEntropy, true, true) => {
             score::<E, _, _, _, _, _>(job, CrossEntropyLog::<E>(t(0)?, t(1)?), map, rescue)
         }
         (Quantity::Kl, false, _) => score::<E, _, _, _, _, _>(job, KlLin, map, rescue),

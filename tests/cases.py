@@ -50,7 +50,8 @@ LOGARITHMIC_DIVERGENCE = {
 # Classes whose mass is below the smallest normal number times the largest count as 0, and with them at most this
 # multiple of that number of an entropy (-ln of it is 87 in f32; 708 in f64, where nothing is that small).
 UNDERFLOW = 90
-# A pair of a linear and a logarithmic space is staged through logarithms in f64: how many of their ulp may be lost.
+# A pair of a linear and a logarithmic space is, for a divergence, staged through logarithms in f64: how many of their
+# ulp may be lost.
 STAGED = 4
 
 
@@ -207,7 +208,7 @@ def allowance(
     spaces = set(reference.pair(given)[: case.rows])
     if spaces - set(LINEAR) or case not in DIVERGENCES:
         allowed = allowed + UNDERFLOW * rows[0].shape[-1] * float(np.finfo(dtype).tiny)
-    if len({space in LINEAR for space in spaces}) == 2:
+    if case in DIVERGENCES and len({space in LINEAR for space in spaces}) == 2:
         with np.errstate(divide="ignore"):
             sizes = [
                 np.abs(np.log(x.astype("f8")) if space in LINEAR else x) for x, space in zip(rows, given, strict=True)

@@ -79,6 +79,11 @@ def _normalised(x: np.ndarray) -> np.ndarray:
     return x - np.round((top + np.log(np.exp(x - top).sum(-1, keepdims=True))) * 4096) / 4096
 
 
+def counts(x: np.ndarray) -> np.ndarray:
+    """Logits of at least -4 as counts, exactly but for one rounding; what is absent stays so."""
+    return np.where(x == -np.inf, x.dtype.type(0), x + x.dtype.type(5))
+
+
 def labels(n: int, classes: int) -> np.ndarray:
     """A class per row."""
     return (np.arange(n) * 7919) % classes
@@ -104,6 +109,13 @@ FUNCTIONS: dict[str, Call] = {name: call_of(name) for name in _core.QUANTITIES} 
 LOGITS_ONLY: dict[str, Call] = {
     "kl at 0.7": lambda p, q, space, **how: kb.kl_divergence(p, q, given=space, temperature=0.7, **how),
     "js at 0.7": lambda p, q, space, **how: kb.js_divergence(p, q, given=space, temperature=0.7, **how),
+    "cross_entropy against counts": lambda p, q, space, **how: kb.cross_entropy(
+        p, counts(q), given=(space, "counts"), **how
+    ),
+    "cross_entropy of counts": lambda p, q, space, **how: kb.cross_entropy(
+        counts(p), q, given=("counts", space), **how
+    ),
+    "kl of counts": lambda p, q, space, **how: kb.kl_divergence(counts(p), q, given=("counts", space), **how),
     "kl at 0.7, 3": lambda p, q, space, **how: kb.kl_divergence(p, q, given=space, temperature=(0.7, 3.0), **how),
 }
 ELEMENTWISE: dict[str, Call] = {

@@ -865,3 +865,20 @@ def test_a_few_classes_of_many_that_differ(temperature: float, dtype: Any) -> No
     for rows in ((p, q), (q, p)):
         for case in DIVERGENCES:
             check(case, case(*rows, **keywords), case.exact(*rows, **keywords), "logits", rows)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("c", [2, 17, 4100])
+def test_logits_against_confident_probabilities(c: int, dtype: Any) -> None:
+    """Their cross entropy is next to nothing, and by logarithms of the probabilities would miss it by ulp of 20."""
+    rng = generator("confident", c)
+    q = rng.random((6, c)).astype(dtype)
+    q[:, c // 2] = np.array([1e3, 1e6, 1e9, 1e12, 1e15, 1e18], dtype)
+    p = rng.normal(size=q.shape).astype(dtype)
+    p[:3] = -np.inf
+    p[:, c // 2] = np.array([0, 700, -5, 40, 20, 60], dtype)
+    for given in (("logits", "counts"), ("counts", "logits")):
+        rows = (p, q) if given[0] == "logits" else (q, p)
+        for temperature in (1.0, 0.7):
+            keywords: Any = {"given": given, "temperature": tuple(temperature if x == "logits" else 1.0 for x in given)}
+            check(CROSS_ENTROPY, CROSS_ENTROPY(*rows, **keywords), CROSS_ENTROPY.exact(*rows, **keywords), given, rows)

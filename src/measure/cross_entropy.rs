@@ -202,6 +202,87 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
     }
 }
 
+/// Cross entropy of e^{x/T} against masses q: [`CrossEntropyLin`] of the former as masses.
+///
+/// Frame: base, shift and floor of x, the scale of q, q₀ scaled. Sums: as there.
+#[derive(Clone, Copy)]
+pub struct CrossEntropyLogLin<E>(pub Scale<E>);
+
+impl<E: Math> Measure<E, 2, 5, 5, 1> for CrossEntropyLogLin<E> {
+    const LOOKS: bool = true;
+
+    #[inline(always)]
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 5], [x, q]: [V<S, E>; 2]) -> [V<S, E>; 5] {
+        (seen[0], seen[1]) = (seen[0].max(x), seen[1].max(q));
+        seen
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 5], _: [W<S>; 5]) -> [W<S>; 5] {
+        let [base, shift, floor, _] = self.0.frame(s, seen[0]);
+        let [scale, top] = lin_frame::<S, E>(s, seen[1]);
+        [base, shift, floor, scale, top]
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 5],
+        [x, q]: [V<S, E>; 2],
+        [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
+    ) -> Terms<S, E, 5> {
+        let splat = |x: E| V::<S, E>::splat(s, x);
+        let (zero, one) = (splat(E::ZERO), splat(E::from_f64(1.0)));
+        let (e, _) = self.0.exp(s, &at[..3], x - at[0], None);
+        let y = q * at[3];
+        let mut top = y.simd_eq(at[4]);
+        let (mut ln, odd) = ln_term::<S, E, CAREFUL>(s, q, at[3], y);
+        let mut weight = e;
+        if CAREFUL {
+            let absent = x.simd_eq(E::NEG_INFINITY);
+            // Support is decided on x itself: what underflows has it.
+            let outside = q.simd_eq(zero) & !absent;
+            weight = outside.select(one, e);
+            ln = absent.select(zero, outside.select(splat(E::NEG_INFINITY), ln));
+            let wrong = q.simd_lt(zero) | !q.simd_eq(q);
+            ln = wrong.select(splat(E::NAN), ln);
+            top &= !wrong;
+        }
+        let sums = [
+            top.select(p_top + e, p_top),
+            top.select(p_rest, p_rest + e),
+            top.select(q_rest, q_rest + y),
+            top.select(count + one, count),
+            top.select(moment, fma(weight, ln, moment)),
+        ];
+        (sums, odd)
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 5, 5>, b: Part<S, 5, 5>) -> Part<S, 5, 5> {
+        let (zero, one) = (W::splat(s, 0.0), W::splat(s, 1.0));
+        let none = each([&a, &b], |part| (part.sum[0].hi + part.sum[1].hi).simd_eq(zero));
+        let heavier = self.0.factor(s, &b.at, &a.at).simd_gt(one);
+        let swap = !none[1] & (none[0] | heavier);
+        let at: [W<S>; 3] = array(|i| swap.select(b.at[i], a.at[i]));
+        // In units of the frame kept; of a part without mass there is nothing to bring there.
+        let mut lin = each([a, b], |part| Part { at: [one, part.at[3], part.at[4]], sum: part.sum });
+        for (i, part) in [a, b].into_iter().enumerate() {
+            lin[i].at[0] = none[i].select(one, one / self.0.factor(s, &part.at, &at));
+        }
+        let both = CrossEntropyLin::join(s, lin[0], lin[1]);
+        Part { at: [at[0], at[1], at[2], both.at[1], both.at[2]], sum: both.sum }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, 5, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
+        let (zero, one) = (W::splat(s, 0.0), W::splat(s, 1.0));
+        let (value, [total, mass]) = CrossEntropyLin::value(s, Part { at: [one, p.at[3], p.at[4]], sum: p.sum });
+        Done { value: [value], mass: [self.0.ln(s, &p.at, total), mass], again: zero.simd_gt(zero), hint: [zero; 5] }
+    }
+}
+
 /// moment + weight·below: nothing is added where the weight is absent, −∞ where only the other mass is; a plain one
 /// reports an infinite distance.
 #[inline(always)]

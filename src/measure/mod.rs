@@ -16,7 +16,7 @@ mod slope;
 mod softmax;
 
 pub use compare::{COMPARE, Compare};
-pub use cross_entropy::{CrossEntropyLin, CrossEntropyLog, CrossEntropyMixed};
+pub use cross_entropy::{CrossEntropyLin, CrossEntropyLog, CrossEntropyLogLin, CrossEntropyMixed};
 pub use entropy::{EntropyLin, EntropyLog};
 pub use frame::Scale;
 pub use kl::{KlLin, KlLog};
