@@ -49,6 +49,29 @@ def dump(path: Path, lists: list[list[tuple[int, float]]], form: str) -> Path:
                 {"id": "1", "choices": [{"delta": {"content": "x"}, "logprobs": {"content": [e]}}]} for e in entries
             ]
             lines.append({"id": "1", "choices": [{"delta": {}, "logprobs": None, "finish_reason": "stop"}]})
+        case "events":
+            chunks = [{"choices": [{"delta": {"content": "x"}, "logprobs": {"content": [e]}}]} for e in entries]
+            events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+            path.write_text(f": open\n\n{''.join(events)}data: [DONE]\n\n", encoding="utf-8")
+            return path
+        case "responses":
+            content = {"type": "output_text", "text": "text", "annotations": [], "logprobs": entries}
+            refusal = {"type": "refusal", "refusal": "no"}
+            output = [
+                {"id": "1", "type": "reasoning", "summary": []},
+                {"id": "2", "type": "message", "role": "assistant", "content": [content, refusal]},
+            ]
+            lines = [{"id": "3", "object": "response", "top_logprobs": 10, "output": output, "usage": {}}]
+        case "responses events":
+            text = {"type": "output_text", "logprobs": entries}
+            deltas = [{"type": "response.output_text.delta", "delta": "x", "logprobs": [entry]} for entry in entries]
+            repeated = [
+                {"type": "response.output_text.done", "text": "text", "logprobs": entries},
+                {"type": "response.completed", "response": {"output": [{"type": "message", "content": [text]}]}},
+            ]
+            events = [f"event: {event['type']}\ndata:{json.dumps(event)}\n\n" for event in deltas + repeated]
+            path.write_text("".join(events), encoding="utf-8")
+            return path
         case "completion":
             both = {"tokens": ["x"] * len(named), "top_logprobs": [dict(row) for row in named]}
             lines = [{"choices": [{"text": "text", "logprobs": both}]}]
@@ -90,7 +113,7 @@ def coarse(base: list[list[tuple[int, float]]], other: list[list[tuple[int, floa
 
 
 FORMS = ["objects", "lists", "server", "chat", "stream", "completion", "prompt", "slots", "usage"]
-FORMS += ["sglang", "sglang prompt", "triples", "parquet"]
+FORMS += ["events", "responses", "responses events", "sglang", "sglang prompt", "triples", "parquet"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -153,6 +176,9 @@ def test_more_of_the_lists_is_never_less_divergence(tmp_path: Path) -> None:
         ("[[null, 7, null]]", "line 1: 7 has None, where log-probabilities are numbers <= 0; accepted are"),
         ('{"content": [{"token": "a", "logprob": -1, "top_logprobs": []}]}', "line 1: 'top_logprobs' is empty: ask"),
         ('{"completion_probabilities": [{"id": 7, "prob": 0.5, "top_probs": []}]}', "accepted are"),
+        ('{"type": "text", "logprob": -1}', "line 1: 'type' has 'text', where"),
+        ("data: {", "line 1: not JSON"),
+        ("data: [DONE]", "no line has log-probabilities"),
         ('{"choices": [{"text": "no", "logprobs": null}]}', "no line has log-probabilities: were they asked for?"),
         (f'{{"a": "{"x" * 999}"}}', f"'a' has '{'x' * 59} …, where"),
     ],
@@ -161,6 +187,35 @@ def test_damaged_lines_are_named(tmp_path: Path, text: str, message: str) -> Non
     path = tmp_path / "a.jsonl"
     path.write_text(text)
     assert message in refused(run("compare", path, path))
+
+
+@pytest.mark.parametrize("form", ["objects", "triples", "prompt", "parquet"])
+def test_inspect_describes_all_of_a_dump(tmp_path: Path, form: str) -> None:
+    base, _ = pair()
+    lists = [row[: 3 + i % 5] for i, row in enumerate(best(base, 10))]
+    path = dump(tmp_path / ("a.parquet" if form == "parquet" else "a.jsonl"), lists, form)
+    found = document("inspect", path)["tensors"][0]
+    empty = int(form == "prompt")
+    assert (found["looks_like"], found["shape"]) == ("top-k", [ROWS + empty, 7])
+    assert found["dtype"] == ("texts" if form in ("objects", "prompt") else "ids")
+    assert found["because"].startswith("lists of 3 to 7 tokens") and ("1 of no token" in found["because"]) == empty
+    every = [x for row in lists for _, x in row]
+    assert found["values"] == {"min": min(every), "max": max(every), "nan": 0, "inf": 0}
+    masses = [math.fsum(math.exp(x) for _, x in row) for row in lists]
+    assert found["row_sums"] == {"min": min(masses), "max": max(masses)}
+    assert max(map(len, run("inspect", path).stdout.splitlines())) <= 80
+    assert "compared with each other, or inspected" in refused(run("score", dump(tmp_path / "b.jsonl", lists, "lists")))
+
+
+def test_inspect_lists_what_lies_beside_a_dump_and_dumps_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"prompt": ["x", "y"], "token_ids": [[1], None], "logprobs": [[-math.inf], None]}), path)
+    dumped, prompt = document("inspect", path)["tensors"]
+    assert (dumped["shape"], dumped["values"]["min"], dumped["values"]["inf"]) == ([2, 1], None, 1)
+    assert prompt["name"] == "prompt"
+    path = tmp_path / "a.jsonl"
+    path.write_text("")
+    assert document("inspect", path)["tensors"][0]["shape"] == [0, 0]
 
 
 def test_dumps_of_different_lengths_and_foreign_options_are_refused(tmp_path: Path) -> None:

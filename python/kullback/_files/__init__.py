@@ -13,7 +13,7 @@ from kullback._files.select import (
 )
 from kullback._files.shards import SHARD_EXTENSIONS, Shards
 from kullback._files.tensor import DamagedError, FileError, Tensor
-from kullback._files.topk import Position, is_topk, read_topk
+from kullback._files.topk import Position, is_topk, read_topk, topk_columns
 from kullback._files.writers import OUT_EXTENSIONS, AtomicFile, RowWriter, WriteError, open_writer
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "read_topk",
     "select_aligned",
     "select_matrices",
+    "topk_columns",
 ]

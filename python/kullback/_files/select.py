@@ -130,7 +130,9 @@ def _list_file(path: Path, columns: Sequence[str] | None, damaged: list[DamagedE
         if columns is not None:
             raise FileError(f"{path}: --columns is for tables: {_or(TABLES)}")
         if path.suffix == ".jsonl":
-            raise FileError(f"{path}: dumps of the k best tokens are compared with each other, and not read otherwise")
+            raise FileError(
+                f"{path}: dumps of the k best tokens are compared with each other, or inspected, one file each"
+            )
         if path.name.endswith(_INDEX):
             return list_shards(path, damaged)
         for ending, read in _READERS.items():

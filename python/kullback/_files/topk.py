@@ -3,14 +3,15 @@
 JSON lines, one position a line or a list of positions a line, each an object ``{token: log-probability}`` or
 ``{token: {"logprob": …}}`` or a list of ``{"token": …, "logprob": …}`` (``"id"`` or ``"token_id"`` for the token will
 do) or of sglang's ``[log-probability, id, text]``; or whole responses, which nest such lists under ``choices``,
-``logprobs``, ``prompt_logprobs``, ``meta_info`` and the like. Or Parquet with two columns of lists, of token ids and of
-log-probabilities.
+``logprobs``, ``prompt_logprobs``, ``meta_info`` and the like, also as the lines of a stream of server-sent events. Or
+Parquet with two columns of lists, of token ids and of log-probabilities.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from kullback._files.tables import open_parquet
 from kullback._files.tensor import FileError
 
-__all__ = ["Position", "is_topk", "read_topk"]
+__all__ = ["Position", "is_topk", "read_topk", "topk_columns"]
 
 Position = dict[Any, float]
 """The log-probability of each token of a list, by its id (an int), its text, or the bytes of a part of a character.
@@ -30,6 +31,7 @@ _NESTED = (
     "prompt_logprobs",
     "input_top_logprobs",
     "choices",
+    "output",
     "meta_info",
     "completion_probabilities",
     "output_top_logprobs",
@@ -41,7 +43,7 @@ _NESTED = (
 
 _ACCEPTED = (
     'accepted are {"token": log-probability}, [{"token": …, "logprob": …}, …], [[log-probability, id, text], …], and '
-    "responses of OpenAI's API, vLLM, sglang and llama.cpp's server that hold them"
+    "responses of OpenAI's APIs, vLLM, sglang and llama.cpp's server that hold them"
 )
 
 _TOKEN = ("token_id", "id", "token")
@@ -50,6 +52,15 @@ _LOGPROBS = ("logprobs", "log_probs", "logprob")
 
 _TOKEN_ID = "token_id:"
 """What vLLM puts before the number under ``return_tokens_as_token_ids``."""
+
+_EVENT = re.compile(r"data:(?P<data>.*)|(?:event|id|retry)?:.*", re.DOTALL)
+"""A line of a stream of server-sent events; JSON starts with none of these words."""
+
+_PIECE = "response.output_text.delta"
+"""The events of OpenAI's Responses API with something new: the later ones repeat the whole."""
+
+_LAST = "[DONE]"
+"""What OpenAI's streams end with."""
 
 _UNKNOWN = "\ufffd"
 """What servers write for a part of a character: different tokens have the same text."""
@@ -66,11 +77,11 @@ def is_topk(spec: str) -> bool:
     path = Path(spec)
     if path.suffix == ".jsonl":
         return True
-    return path.suffix == ".parquet" and path.is_file() and _pair(path) is not None
+    return path.suffix == ".parquet" and path.is_file() and topk_columns(path) is not None
 
 
-def _pair(path: Path) -> tuple[str, str] | None:
-    """Give the columns of ids and of log-probabilities, if there are such columns of lists of varying length."""
+def topk_columns(path: Path) -> tuple[str, str] | None:
+    """Give the columns of ids and of log-probabilities of a Parquet file, if there are such columns of lists."""
     try:
         import pyarrow as pa
     except ImportError:
@@ -125,7 +136,7 @@ def read_topk(spec: str) -> Iterator[Position]:
 
 
 def _read_parquet(path: Path) -> Iterator[Position]:
-    pair = _pair(path)
+    pair = topk_columns(path)
     if pair is None:
         raise FileError(f"{path}: has no columns of lists of token ids and of log-probabilities")
     first = 0
@@ -133,6 +144,9 @@ def _read_parquet(path: Path) -> Iterator[Position]:
         ids, logprobs = (batch.column(name).to_pylist() for name in pair)
         for row, (tokens, values) in enumerate(zip(ids, logprobs, strict=True), first):
             place = f"{path}: row {row}"
+            if tokens is None and values is None:
+                yield {}
+                continue
             if tokens is None or values is None or len(tokens) != len(values):
                 raise FileError(f"{place}: {pair[0]} and {pair[1]} are not lists of one length")
             yield _checked(list(zip(tokens, values, strict=True)), place)
@@ -140,8 +154,12 @@ def _read_parquet(path: Path) -> Iterator[Position]:
 
 
 def _of_line(line: str, place: str) -> Iterator[Position]:
+    event = _EVENT.fullmatch(line)
+    data = line if event is None else event["data"] or ""
+    if not data.strip() or data.strip() == _LAST:
+        return
     try:
-        found = json.loads(line)
+        found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{place}: not JSON ({error})") from None
     yield from _positions(found, place)
@@ -152,6 +170,9 @@ def _positions(found: Any, place: str) -> Iterator[Position]:
     if found is None:
         yield {}
     elif isinstance(found, dict):
+        kind = found.get("type")
+        if isinstance(kind, str) and kind.startswith("response.") and kind != _PIECE:
+            return
         # A server's entry for a position names its own token beside the list of the best.
         nested = [key for key in _NESTED if isinstance(found.get(key), list | dict | None) and key in found]
         for key in nested:
@@ -160,8 +181,8 @@ def _positions(found: Any, place: str) -> Iterator[Position]:
                 return
         if "logprob" in found and nested:
             raise FileError(f"{place}: {nested[0]!r} is empty: ask the server for more than the token it chose")
-        if nested:
-            return  # the end of a stream, which has none
+        if nested or (isinstance(kind, str) and "logprob" not in found):
+            return  # the end of a stream, or a model's reasoning, which have none
         if found and all(isinstance(entry, dict) and "logprob" in entry for entry in found.values()):
             yield _checked([_numbered(token, entry) for token, entry in found.items()], place)
         else:
