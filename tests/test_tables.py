@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -425,6 +426,19 @@ def test_llama_files_say_what_is_wrong(tmp_path: Path) -> None:
     assert "needs the tokens that follow" in refused(plain)
     assert [t["name"] for t in document("inspect", path)["tensors"]] == ["labels", "log_probs", "tokens"]
     assert "tail" in run("compare", path, tmp_path / "other.npy").stdout
+
+
+def test_rows_that_come_without_labels_have_no_statistics_of_labels(tmp_path: Path) -> None:
+    base, _, tokens = llama_pair()
+    path = llama_file(tmp_path / "base.kld", base, tokens)
+    assert {"entropy", "nll"} <= document("score", path).keys()
+    counts = (f"{path}::tokens", "--given", "counts")
+    assert "nll" not in document("score", *counts)
+    for command in (["score", *counts, "--measure", "nll"], ["score", *counts, "--fail-if", "nll.mean>1"],
+                    ["compare", f"{path}::tokens", *counts, "--fail-if", "delta_p.rms>1"]):  # fmt: skip
+        result = run(*command)
+        assert result.exit_code == 2 and result.stdout == ""
+        assert "--labels or --tokens" in re.sub(r"[│\s]+", " ", result.stderr)
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "json", "llama"])

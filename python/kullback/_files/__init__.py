@@ -5,7 +5,6 @@ from kullback._files.rows import Rows, open_rows
 from kullback._files.select import (
     EXTENSIONS,
     as_stored,
-    carries_labels,
     list_tensors,
     pair_matrices,
     select_aligned,
@@ -33,7 +32,6 @@ __all__ = [
     "Tensor",
     "WriteError",
     "as_stored",
-    "carries_labels",
     "is_topk",
     "list_tensors",
     "open_rows",

@@ -22,7 +22,6 @@ from kullback._files.tensor import DamagedError, FileError, Tensor, bfloat16
 __all__ = [
     "EXTENSIONS",
     "as_stored",
-    "carries_labels",
     "list_tensors",
     "pair_matrices",
     "select_aligned",
@@ -147,15 +146,6 @@ def _list_file(path: Path, columns: Sequence[str] | None, damaged: list[DamagedE
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
     raise FileError(f"{path}: unknown kind of file; read are {_or(EXTENSIONS)} and llama.cpp's KL base files")
-
-
-def carries_labels(spec: str) -> bool:
-    """Whether files carry the tokens that their rows predict, as llama.cpp's do."""
-    try:
-        files = _files(_split(spec)[0])
-        return any(is_llama(file) for file in files if file.is_file() and not file.name.endswith(EXTENSIONS))
-    except (FileError, OSError):
-        return False
 
 
 def select_matrices(

@@ -27,8 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Entropies and divergences of rows of logits or probabilities in files, whatever their size.",
-    epilog="Files: .npy, .npz, .safetensors, .parquet, .arrow, .feather, .csv, KL base files of llama.cpp; compare: "
-    ".jsonl of the k best tokens. "
+    epilog="Files: .npy, .npz, .safetensors, .parquet, .arrow, .feather, .csv, KL base files of llama.cpp; compare and "
+    "inspect: .jsonl of the k best tokens. "
     "Exit status: 0; 1 bad data; 2 usage; 3 finished, with invalid rows; 4 a --fail-if held; 130 interrupted.",
 )
 
@@ -239,7 +239,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare two models' outputs on the same rows: KL both ways, JS, total variation, agreement, perplexities, Δp."""
-    from kullback._files import carries_labels, is_topk
+    from kullback._files import is_topk
     from kullback.cli.compare import Request, compare_files, summary_names
 
     _exclusive("--labels", labels, "--tokens", tokens)
@@ -252,9 +252,7 @@ def compare(
     _check_shards(out, shard_rows)
     spaces = _spaces(given, 2)
     ks = _counts(top_k)
-    labelled = labels is not None or tokens is not None or carries_labels(base) or carries_labels(other)
-    every = summary_names(labelled=True, top_k=ks)
-    conditions = _conditions(fail_if, summary_names(labelled=labelled, top_k=ks), () if labelled else every)
+    conditions = _conditions(fail_if, summary_names(labelled=True, top_k=ks))
     _spare_inputs({"--out": out, "--plot": plot, "--html": html}, [base, other, labels, tokens, mask, groups])
     with reporting():
         document = compare_files(
@@ -282,7 +280,8 @@ def compare(
                 llama=form is ComparisonFormat.llama,
                 threads=threads,
                 quiet=quiet,
-            )
+            ),
+            lambda: _refuse_labelled(conditions, summary_names(labelled=False, top_k=ks)),
         )
         _show(document, Format.json if as_json else form)
     _finish(document, conditions)
@@ -347,23 +346,25 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Score the rows of one input: entropy, and with labels −ln p(label) and perplexity."""
-    from kullback._files import carries_labels
     from kullback.cli.score import Request, score_file, summary_names
 
     _exclusive("--labels", labels, "--tokens", tokens)
-    labelled = labels is not None or tokens is not None or carries_labels(file)
-    measures = [measure.value for measure in measure or ([Measure.entropy] + [Measure.nll] * labelled)]
-    if "nll" in measures and not labelled:
-        raise typer.BadParameter("nll needs --labels or --tokens", param_hint="'--measure'")
+    measures = tuple(dict.fromkeys(of.value for of in measure or ()))
     _check_shards(out, shard_rows)
     spaces = _spaces(given, 1)
-    conditions = _conditions(fail_if, summary_names(measures), () if labelled else summary_names(["nll"]))
+    conditions = _conditions(fail_if, summary_names(measures or [of.value for of in Measure]))
+
+    def without_labels() -> None:
+        if "nll" in measures:
+            raise typer.BadParameter("nll needs --labels or --tokens", param_hint="'--measure'")
+        _refuse_labelled(conditions, summary_names([Measure.entropy.value]))
+
     _spare_inputs({"--out": out}, [file, labels, tokens, mask, groups])
     with reporting():
         document = score_file(
             Request(
                 file=file,
-                measures=tuple(dict.fromkeys(measures)),
+                measures=measures,
                 columns=_names(columns),
                 dtype=None if dtype is None else dtype.value,
                 labels=labels,
@@ -381,7 +382,8 @@ def score(
                 shard_rows=shard_rows,
                 threads=threads,
                 quiet=quiet,
-            )
+            ),
+            without_labels,
         )
         _show(document, Format.json if as_json else form)
     _finish(document, conditions)
@@ -451,11 +453,8 @@ def _exclusive(first: str, first_value: object, second: str, second_value: objec
         raise typer.BadParameter(f"use {first} or {second}, not both", param_hint=f"'{second}'")
 
 
-def _conditions(texts: list[str] | None, names: Iterable[str], with_labels: Collection[str] = ()) -> list[Condition]:
-    """Read the conditions, and refuse a name that the summary will not have before anything is computed.
-
-    With labels it would have `with_labels` too.
-    """
+def _conditions(texts: list[str] | None, names: Iterable[str]) -> list[Condition]:
+    """Read the conditions, and refuse a name that no summary has before anything is computed."""
     known = list(names)
     conditions = []
     for text in texts or []:
@@ -465,14 +464,21 @@ def _conditions(texts: list[str] | None, names: Iterable[str], with_labels: Coll
             raise typer.BadParameter(str(error), param_hint="'--fail-if'") from None
         if condition.name not in known:
             near = get_close_matches(condition.name, known, n=3, cutoff=0.3) or known
-            remedy = f"; near it: {', '.join(near)}"
-            if condition.name in with_labels:
-                remedy = " without --labels or --tokens"
             raise typer.BadParameter(
-                f"{condition.name!r} is no number of the summary{remedy}", param_hint="'--fail-if'"
+                f"{condition.name!r} is no number of the summary; near it: {', '.join(near)}", param_hint="'--fail-if'"
             )
         conditions.append(condition)
     return conditions
+
+
+def _refuse_labelled(conditions: Iterable[Condition], names: Collection[str]) -> None:
+    """Refuse conditions on numbers that only labels give."""
+    for condition in conditions:
+        if condition.name not in names:
+            raise typer.BadParameter(
+                f"{condition.name!r} is no number of the summary without --labels or --tokens",
+                param_hint="'--fail-if'",
+            )
 
 
 def _spare_inputs(outputs: dict[str, Path | None], inputs: list[str | None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +51,15 @@ class Request(Options):
     llama: bool
 
 
-def compare_files(request: Request) -> dict[str, Any]:
+def compare_files(request: Request, without_labels: Callable[[], None]) -> dict[str, Any]:
     """Compare two inputs in one reading.
 
     Parameters
     ----------
     request : Request
         What the user asked for.
+    without_labels : callable
+        Called before the rows are read if nothing gives them labels; may raise.
 
     Returns
     -------
@@ -75,6 +77,8 @@ def compare_files(request: Request) -> dict[str, Any]:
     _check_classes(every, request.num_classes)
     with damage.explaining():
         selection = Selection(every, request)
+    if selection.labels is None:
+        without_labels()
     spaces = [spaces_of(part, request.given, request.temperature) for part in every]
     if request.check:
         damage.check(every, spaces, request.num_classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -31,20 +31,25 @@ _COLUMN = {"entropy": "entropy_base", "nll": "cross_entropy"}
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Options):
-    """What the user asked for; the attributes are the arguments and options."""
+    """What the user asked for; the attributes are the arguments and options.
+
+    No measures are entropy, and nll if there are labels.
+    """
 
     file: str
     measures: tuple[str, ...]
     given: Space
 
 
-def score_file(request: Request) -> dict[str, Any]:
+def score_file(request: Request, without_labels: Callable[[], None]) -> dict[str, Any]:
     """Score an input in one reading.
 
     Parameters
     ----------
     request : Request
         What the user asked for.
+    without_labels : callable
+        Called before the rows are read if nothing gives them labels; refuses nll.
 
     Returns
     -------
@@ -64,11 +69,14 @@ def score_file(request: Request) -> dict[str, Any]:
             raise FileError(
                 f"{part.tensors[0].label}: --num-classes {request.num_classes} is more than its {part.classes[0]}"
             )
+    with damage.explaining():
+        selection = Selection(every, request)
+    if selection.labels is None:
+        without_labels()
+    measures = request.measures or (("entropy",) if selection.labels is None else ("entropy", "nll"))
     spaces = [spaces_of(part, (request.given,), request.temperature) for part in every]
     if request.check:
         damage.check(every, spaces, request.num_classes)
-    with damage.explaining():
-        selection = Selection(every, request)
 
     def kernel(
         block: Block, labels: NDArray[Any] | None, mask: NDArray[Any] | None
@@ -90,8 +98,9 @@ def score_file(request: Request) -> dict[str, Any]:
             "threads": request.threads,
         }
         columns = {}
-        for measure in request.measures:
-            if measure == "nll" and labels is not None:
+        for measure in measures:
+            if measure == "nll":
+                assert labels is not None
                 columns[measure] = kullback.nll(matrix, labels, ignore_index=request.ignore_index, **options)
                 if isinstance(held, Codes):
                     columns[measure][counted] = label_nll(held, labels, counted, given)
@@ -100,7 +109,7 @@ def score_file(request: Request) -> dict[str, Any]:
         invalid = np.logical_or.reduce([np.isnan(column) for column in columns.values()])
         return columns, np.where(counted, np.where(invalid, 2, 0), 1).astype(np.uint8)
 
-    statistics = _Statistics(request.measures, sum(part.rows for part in every))
+    statistics = _Statistics(measures, sum(part.rows for part in every))
     dtype = result_dtype(every)
     with ExitStack() as stack:
         single = request.out is not None and request.shard_rows is None
@@ -109,7 +118,7 @@ def score_file(request: Request) -> dict[str, Any]:
             every,
             selection,
             kernel,
-            dict.fromkeys(request.measures, dtype),
+            dict.fromkeys(measures, dtype),
             lambda block, columns, status, groups: statistics.update(columns, status, groups),
             out,
             request,
