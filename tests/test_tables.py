@@ -12,6 +12,7 @@ from typing import Any
 
 import kullback as kb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.feather
@@ -180,6 +181,42 @@ def test_csv_without_names_and_with_late_fractions(tmp_path: Path) -> None:
     spaced = tmp_path / "spaced.csv"
     spaced.write_text('p\n"[0.5 0.5]"\n"[ 0.25, 0.75 ]"\n')
     assert document("score", spaced, "--given", "probs")["rows"]["scored"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("\ufeff.5,.5\n.25,.75\n", 2),
+        ("\ufeffa,b\n.5,.5\n.25,.75\n", 2),
+        (",.5\n.25,.75\n", 2),
+        ("nan,NA\n.25,.75\n", 2),
+        ('"[.5, .5]"\n"[0.25, 0.75]"\n', 2),
+        ("0,1\n.5,.5\n.25,.75\n", 2),
+        ("0,1\n1.0,0.0\n", 1),
+        ("0,1,2\n1,0\n", None),
+        ("0,1,2\n", None),
+        ("1,0\n0,1\n", 2),
+        (",a\n.5,.5\n", 1),
+    ],
+)
+def test_the_first_line_of_text_is_a_row_or_names(tmp_path: Path, text: str, rows: int | None) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    if rows is None:
+        assert "first line, 0, 1, 2 …, may be a row or pandas' names" in refused(run("inspect", path))
+    else:
+        assert [rows, 2] in [tensor["shape"] for tensor in document("inspect", path)["tensors"]]
+
+
+def test_what_pandas_writes_as_text_is_read(tmp_path: Path) -> None:
+    frame = pd.DataFrame(generator("text").dirichlet(np.ones(5), 9))
+    expected = kb.entropy(frame).to_numpy()
+    for i, index in enumerate((False, True)):
+        path, out = tmp_path / f"{i}.csv", tmp_path / f"{i}.npy"
+        frame.to_csv(path, index=index)
+        columns = ["--columns", "0,1,2,3,4"] * index
+        assert run("score", path, "--given", "probs", "--out", out, *columns).exit_code == 0
+        assert np.load(out)["entropy"].tobytes() == expected.tobytes()
 
 
 def test_nulls_and_ragged_rows(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ batch at a time, however long the file is.
 from __future__ import annotations
 
 import csv
-import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -351,14 +351,14 @@ class _Ipc(_Table):
 
 
 class _Csv(_Table):
-    """Text with a line a row; a first line that is not all numbers names the columns."""
+    """Text with a line a row; a first line with a word, or with pandas' names of columns, names the columns."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file)
             first, second = next(lines, []), next(lines, [])
-        self._headed = not all(_is_number(word) for word in first)
+        self._headed = _is_header(path, first, second)
         names = first if self._headed else [f"f{i}" for i in range(len(first))]
         sample = second if self._headed else first
         self._lists = {name for name, word in zip(names, sample, strict=False) if _is_list(word)}
@@ -386,10 +386,6 @@ class _Csv(_Table):
     def rows(self) -> int:
         return sum(batch.num_rows for batch in self._open(self._open(None).schema.names[:1]))
 
-    def group(self) -> int:
-        """Count the rows that lie together; 0 if that is not known."""
-        return 0
-
     def classes(self, dtypes: dict[str, np.dtype[Any]]) -> list[str]:
         """Choose all columns where they have no names; in text, a column of 0 and 1 does not say what it is."""
         numeric = [name for name, dtype in dtypes.items() if dtype.kind in "iuf"]
@@ -416,6 +412,30 @@ class _Csv(_Table):
                 yield whole.slice(start, rows)
 
 
+def _is_header(path: Path, first: list[str], second: list[str]) -> bool:
+    """Tell whether the first line of text names the columns, from it and the second.
+
+    pandas calls columns 0, 1, 2 where nobody does, after nothing for the column of its index.
+    """
+    from pyarrow.csv import ConvertOptions
+
+    if any(map(_is_list, first)):
+        return False
+    missing = ConvertOptions().null_values
+    if not all(_is_number(word) or word in missing for word in first):
+        return True
+    indexed = first[:1] == [""]
+    names = first[indexed:]
+    if len(names) < 2 or names != [str(i) for i in range(len(names))]:
+        return False
+    if not indexed and all(word.isdecimal() for word in second):
+        raise FileError(
+            f"{path}: its first line, {', '.join(names[:3])} …, may be a row or pandas' names of columns: put "
+            "a line of names in front or in its place"
+        )
+    return True
+
+
 def _is_number(word: str) -> bool:
     try:
         float(word)
@@ -428,11 +448,8 @@ def _is_list(word: str) -> bool:
     word = word.strip()
     if not (word.startswith("[") and word.endswith("]")):
         return False
-    try:
-        numbers = json.loads(word)
-    except ValueError:
-        numbers = word[1:-1].split()
-    return all(isinstance(number, int | float) or _is_number(str(number)) for number in numbers)
+    inside = word[1:-1].strip()
+    return not inside or all(map(_is_number, re.split(_SEPARATORS, inside)))
 
 
 def _parsed(column: Any) -> Any:
