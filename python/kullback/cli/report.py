@@ -40,10 +40,10 @@ _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-size: 0.9em; }
-th, td { padding: 0.2rem 0.5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
+th, td { padding: 0.2rem 0.3rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
 th:first-child { text-align: left; }
 img { max-width: 100%; height: auto; background: white; }
-.best { text-align: left; white-space: normal; min-width: 15rem; }
+.best { text-align: left; white-space: normal; min-width: 11rem; }
 .small { opacity: 0.75; font-size: 0.9em; }
 """
 
