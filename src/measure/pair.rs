@@ -29,7 +29,7 @@ pub trait Generator: Copy + Sync {
     /// m·g(u) for u < 1; `rise` is 1 − e^−u.
     fn near<S: Simd, E: Math>(s: S, m: V<S, E>, u: V<S, E>, rise: V<S, E>) -> V<S, E>;
 
-    /// m·g(u) for u ≥ 1, up to infinity; t = e^−u.
+    /// m·g(u) for u ≥ 1, up to infinity; t = e^−u, from u = 60 on e^−60.
     fn far<S: Simd, E: Math>(s: S, m: V<S, E>, u: V<S, E>, t: V<S, E>) -> V<S, E>;
 
     /// By how much the value is too large where the sums of the two rows, which should be equal, differ by this share.
