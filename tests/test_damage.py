@@ -189,5 +189,6 @@ def test_a_file_that_changes_meanwhile_is_refused(
         yield lambda _: os.utime(tmp_path / f"{which}.npy", (1, 1))
 
     monkeypatch.setattr("kullback.cli.scan.showing_progress", touching)
-    assert "changed while it was read" in refused(run(*asked, *outputs, "--temperature", "2"))
+    changed = tmp_path / f"{which}.npy"
+    assert f"{changed}: changed while it was read" in refused(run(*asked, *outputs, "--temperature", "2"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -170,8 +170,7 @@ def scan(
             if writer is not None:
                 writer.write({**place, **{name: results[name] for name in columns}})
             advance(block.rows)
-        if _stamps(every, selection) != stamps:
-            raise _changed(every)
+        _refuse_changed(stamps, _stamps(every, selection))
 
 
 def _scan_shards(
@@ -211,8 +210,7 @@ def _scan_shards(
             results, status = _scored(block, place["sequence"], selection, kernel, update)
             shards.write({**place, **{name: results[name] for name in columns}, "status": status})
             advance(block.rows)
-        if _identity(every, selection, columns, options) != identity:
-            raise _changed(every)
+        _refuse_changed(identity["files"], _stamps(every, selection))
         shards.finish()
 
 
@@ -247,8 +245,10 @@ def _stamps(every: Sequence[Part], selection: Selection) -> dict[str, list[int]]
     return stamps
 
 
-def _changed(every: Sequence[Part]) -> FileError:
-    return FileError(f"{every[0].tensors[0].path}: an input changed while it was read: start again")
+def _refuse_changed(before: dict[str, list[int]], after: dict[str, list[int]]) -> None:
+    for path, stamp in before.items():
+        if after[path] != stamp:
+            raise FileError(f"{path}: changed while it was read: start again")
 
 
 def _identity(
