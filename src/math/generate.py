@@ -5,6 +5,8 @@ Usage (needs only mpmath)::
 
     python src/math/generate.py            # rewrites coefficients.rs and vectors.csv beside this file
     python src/math/generate.py --degrees  # prints the approximation error of neighbouring degrees
+    python src/math/generate.py --dense 100 FILE   # a hundred times as many vectors, into FILE, for
+    VECTORS=FILE cargo test --release reference_vectors -- --nocapture
 
 A polynomial is fitted in relative error by Lawson's iteration (reweighted least squares, which tends to the minimax
 polynomial) on Chebyshev nodes. Its coefficients are then rounded to the working precision one by one from the
@@ -27,6 +29,7 @@ mp.dps = 90
 HERE = Path(__file__).parent
 SINGLE, DOUBLE = 24, 53
 TINY = mpf(10) ** -30  # nearer to 0 than this a function is its limit
+TIMES = 1  # how many times the random points of vectors.csv
 
 
 # ------------------------------------------------------------------------------------------------ functions
@@ -273,11 +276,12 @@ def expected(y: mpf) -> tuple[float, int]:
 
 def uniform(rng: random.Random, lo: float, hi: float, count: int) -> list[float]:
     """Both ends and `count` random points between them."""
-    return [lo, hi] + [rng.uniform(lo, hi) for _ in range(count)]
+    return [lo, hi] + [rng.uniform(lo, hi) for _ in range(count * TIMES)]
 
 
 def scales(rng: random.Random, lo: int, hi: int, count: int) -> list[float]:
     """Positive numbers whose binary exponent is spread evenly over [lo, hi]."""
+    count *= TIMES
     return [rng.uniform(1.0, 2.0) * 2.0 ** (lo + (hi - lo) * i // max(count - 1, 1)) for i in range(count)]
 
 
@@ -295,13 +299,15 @@ def around(centres: Sequence[float], steps: int = 1) -> list[float]:
     return out
 
 
-def write_vectors() -> None:
+def write_vectors(path: Path) -> None:
     """Write vectors.csv: function, bits of x, k, bits of the nearest double, remainder in 2^-16 ulp."""
     rng = random.Random(20240229)
     late = random.Random(20240301)  # what came later leaves the points of the others where they were
     ln2 = float(mp.ln2)
     edge = [2.0**0.5, 0.5**0.5, 2.0**0.5 / 4, 2.0**10.5]
     half_steps = [(n + 0.5) * ln2 for n in (-1074, -1022, -300, -3, -2, -1, 0, 1, 2, 60, 1022)]
+    # Wherever the reduction of an exponential takes another integer.
+    every_half_step = [(n + 0.5) * ln2 for n in range(-1074, 1024)] if TIMES > 1 else []
     subnormal = [struct.unpack("<d", struct.pack("<Q", b))[0] for b in (1, 2, 3, 0xFFFFF, 2**52 - 1, 2**52, 2**51 + 7)]
     one_p = [x - 1 for x in around(edge[:2], 2)]
     points: dict[str, tuple[Callable[[mpf], mpf], list[float]]] = {
@@ -327,7 +333,7 @@ def write_vectors() -> None:
             mp.exp,
             uniform(rng, -745.2, 709.8, 120)
             + both(scales(rng, -60, 9, 50))
-            + around(half_steps, 1)
+            + around(half_steps + every_half_step, 1)
             + uniform(rng, -746.0, -708.0, 40)
             + uniform(rng, -1.0, 1.0, 60)
             + [709.782712893384, 709.782712893385],
@@ -366,7 +372,12 @@ def write_vectors() -> None:
             js_far,
             uniform(late, 1.0, 3.0, 150) + uniform(late, 3.0, 60.0, 150) + around([3.0], 2) + [1.0, 60.0],
         ),
-        "exp_minus": (lambda x: mp.exp(-x), uniform(late, 0.0, 60.0, 200) + scales(late, -60, 5, 30) + [0.0, 60.0]),
+        "exp_minus": (
+            lambda x: mp.exp(-x),
+            uniform(late, 0.0, 60.0, 200) + scales(late, -60, 5, 30) + [0.0, 60.0] + around(every_half_step[1074:1160]),
+        ),
+        "phi_times": (lambda d: d * phi(d), uniform(late, -1.0, 1.0, 200) + both(scales(late, -60, -2, 20))),
+        "js_log_times": (lambda x: x * js_log(x), uniform(late, 0.0, 1.0, 200) + scales(late, -60, -2, 30)),
     }
     rows = []
     for name, (function, xs) in points.items():
@@ -380,14 +391,19 @@ def write_vectors() -> None:
         if abs(k) <= 4000:
             hi, rest = expected(mp.exp(max(min(mpf(x), 9000), -9000)) * mpf(2) ** k)
             rows.append(f"exp_scaled,{bits_of(x):x},{k},{bits_of(hi):x},{rest}")
-    (HERE / "vectors.csv").write_text("\n".join(rows) + "\n")
+    path.write_text("\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--degrees", action="store_true", help="print the error of neighbouring degrees and stop")
-    if parser.parse_args().degrees:
+    parser.add_argument("--dense", nargs=2, metavar=("TIMES", "FILE"), help="write so many times the vectors and stop")
+    options = parser.parse_args()
+    if options.degrees:
         degrees()
+    elif options.dense:
+        TIMES = int(options.dense[0])
+        write_vectors(Path(options.dense[1]))
     else:
         write_coefficients()
-        write_vectors()
+        write_vectors(HERE / "vectors.csv")
