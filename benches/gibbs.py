@@ -57,6 +57,8 @@ BOUNDS = {
     # The reference knows the logarithm of a ratio of totals to 1e-18; the tests hold smaller values.
     ("counts", "float64"): (1e-13, 1e-8),
 }
+# What may be left of a divergence of one distribution stored as two rows that differ.
+LEFT = 1e-15
 KL = {"logits": extended.kl_of_logits, "probs": extended.kl_of_probs, "counts": extended.kl_of_probs}
 JS = {"logits": extended.js_of_logits, "probs": extended.js_of_probs, "counts": extended.js_of_probs}
 
@@ -176,10 +178,11 @@ def same_bits(a: Array, b: Array) -> Array:
     return np.asarray((a == b) | (np.isnan(a) & np.isnan(b)))
 
 
-def errors(got: Array, truth: Array, floor: float) -> NDArray[np.float64]:
-    """abs(got - truth) / max(truth, floor), 0 where both are the same infinity or zero."""
+def errors(got: Array, truth: Array, floor: float, bound: float) -> NDArray[np.float64]:
+    """abs(got - truth) / max(truth, floor), 0 where both are the same; of 0, the bound at `LEFT`."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        relative = np.abs(got.astype(np.longdouble) - truth) / np.maximum(truth, floor)
+        least = np.where(truth == 0, max(floor, LEFT / bound), floor)
+        relative = np.abs(got.astype(np.longdouble) - truth) / np.maximum(truth, least)
     return np.where(got == truth, 0, np.where(np.isnan(relative), np.inf, relative)).astype(np.float64)
 
 
@@ -209,7 +212,7 @@ def examine(tally: Tally, p: Array, q: Array, chunk: int, threads: int | None) -
     floor = tally.floor
     for name, formula, got in (("KL", KL[tally.given], kl[chosen]), ("JS", JS[tally.given], js[chosen])):
         truth = formula(p[chosen], q[chosen])
-        off = errors(got, truth, floor)
+        off = errors(got, truth, floor, tally.bound)
         tally.zero_hides += int(((got == 0) & (truth > floor) & (off > tally.bound)).sum())
         worst = int(off.argmax())
         if off[worst] > max(tally.bound, tally.worst[name]):

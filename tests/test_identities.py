@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference
 from arrays import DTYPES, from_log, generator, matrix, nudge, pairs
-from cases import CASES, DIVERGENCES, ENTROPY, KL, Case, assert_same_bits, on_every_level, same_bits
+from cases import CASES, DIVERGENCES, KL, Case, assert_same_bits, on_every_level, same_bits
 from reference import INF, LINEAR, SPACES, ulp
 
 CLASSES = (1, 2, 3, 15, 16, 17, 63, 64, 65, 1000, 2049)
@@ -156,11 +156,28 @@ def test_bounds(given: tuple[str, str], dtype: str, c: int) -> None:
     assert (kb.js_divergence(p, q, given=given, base=2) <= 1).all()
     assert (kb.js_distance(p, q, given=given, base=2) <= 1).all()
     entropy = kb.entropy(p, given=given[0])
-    bound = ENTROPY.allowed(reference.Exact(np.log(float(c)) * np.ones(len(p)), np.zeros(len(p))), given[0], dtype)
     assert (entropy >= 0).all() and not np.signbit(entropy).any()
-    assert (entropy <= np.log(float(c)) + bound).all(), entropy.max()
+    assert (entropy <= most_entropy(c, dtype)).all(), entropy.max()
     crossed = kb.cross_entropy(p, q, given=given)
     assert (crossed >= 0).all() and not np.signbit(crossed).any()
+
+
+def most_entropy(c: int, dtype: str) -> float:
+    """ln C and an ulp of float32, two of float64."""
+    most = float(np.log(float(c)))
+    return most + (1 if dtype == "f4" else 2) * float(ulp(np.float64(most), dtype))
+
+
+@pytest.mark.parametrize("c", [2, 3, 4, 5, 6, 26, 29, 52, 100, 1000, 2049, 5000])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("space", SPACES)
+def test_no_entropy_exceeds_that_of_equal_classes(space: str, dtype: str, c: int) -> None:
+    rng = generator("flat", c)
+    weights = rng.choice([0, 1e-8, 1e-6, 1e-4], (300, 1)) * rng.standard_normal((300, c)) + rng.choice([0, 1, -3.1])
+    rows = from_log(weights, space, dtype, total=3.0 * c)
+    for temperature in (0.7, 1.0, 1e3) if space == "logits" else (1.0,):
+        got = on_every_level(lambda t=temperature: kb.entropy(rows, given=space, temperature=t), space, c)
+        assert (got <= most_entropy(c, dtype)).all(), (got.max() - np.log(float(c)), temperature)
 
 
 @pytest.mark.parametrize("c", CLASSES)
