@@ -117,9 +117,9 @@ fn value(quantity: Quantity, job: &Job, row: usize, [p, q]: [&[Class]; 2], label
     let product = |mass: Double, by: Double| if mass.0 == 0.0 { 0.0.into() } else { mass * by };
     let total = |terms: &mut dyn Iterator<Item = Double>| terms.fold(0.0.into(), |sum: Double, x| sum + x);
     // What classes next to nothing might add.
-    let size = |c: &Class| c.ln.0.abs().min(1e300);
-    let faint: f64 =
-        p.iter().zip(q).filter(|(p, _)| p.mass.0 < least).map(|(p, q)| p.mass.0 * (size(p) + size(q) + 2.0)).sum();
+    let size = |c: &Class| c.ln.0.abs().min(f64::MAX);
+    let add = |m: f64, p: &Class, q: &Class| m * size(p) + m * size(q) + m * 2.0;
+    let faint = p.iter().zip(q).filter(|(p, _)| p.mass.0 < least).map(|(p, q)| add(p.mass.0, p, q)).sum::<f64>();
     let faint = faint + job.classes as f64 * 800.0 * least;
     let logs = job.operands.iter().filter(|x| x.given.is_log()).count();
     let ulps = |value: Double| {
