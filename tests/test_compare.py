@@ -249,7 +249,7 @@ def test_mass_where_other_has_none_is_infinite() -> None:
     assert summary["rows"]["kl_inf"] == 1
     assert summary["kl"]["mean"] == math.inf == summary["perplexity"]["other"]
     assert "KL = inf 1" in repr(both)
-    assert "their KL and its mean are inf" in repr(both)
+    assert "rows other gives 0 where base does not: KL and its mean are inf" in repr(both)
 
 
 def test_shapes_axes_and_broadcasting() -> None:
@@ -517,7 +517,9 @@ def as_json(summary: Any) -> Any:
 
 def test_every_summary_fits_a_terminal() -> None:
     for summary in every_look():
-        for look in (summary, {"top_k": None, "perplexity": None, "delta_p": None, **as_json(summary)}):
+        rows = {name: number and 3_000_007 * number for name, number in summary["rows"].items()}
+        long = {**summary, "rows": {**rows, "ignored": 21_000_000, "invalid": 2_000_000}}
+        for look in (summary, long, {"top_k": None, "perplexity": None, "delta_p": None, **as_json(summary)}):
             text = render_text(look)
             assert max(map(len, text.split("\n"))) <= 80, text
             assert not re.search(r"[ \t]\n|\s$|nan|None", text), text

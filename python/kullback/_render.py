@@ -7,7 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["among", "count", "damaged", "number", "render_html", "render_markdown", "render_text", "with_error"]
+__all__ = [
+    "among",
+    "count",
+    "counted",
+    "damaged",
+    "number",
+    "render_html",
+    "render_markdown",
+    "render_text",
+    "with_error",
+]
+
+_WIDTH = 78
+"""Columns of a line to which two more may come: a terminal has 80."""
 
 _ROWS = {"total": "rows", "scored": "scored", "ignored": "ignored", "invalid": "invalid", "kl_inf": "KL = inf"}
 _DIVERGENCES = {"kl": "KL(base‖other)", "kl_reverse": "KL(other‖base)", "js": "JS", "tv": "TV"}
@@ -48,7 +61,7 @@ def render_text(summary: _Summary) -> str:
     <BLANKLINE>
     ± standard errors, rows independent of each other
     """
-    lines = [_rows(summary), ""]
+    lines = [counted(summary), ""]
     shown = [name for name in _SHORT if summary.get(name)]
     if shown:
         lines.append(f"{'mean ± error':>29}   " + "".join(f"{head:>8}" for head in _ENDS.values()))
@@ -89,7 +102,7 @@ def render_markdown(summary: _Summary) -> str:
     <BLANKLINE>
     ± standard errors, rows independent of each other
     """
-    parts = [_rows(summary)]
+    parts = [counted(summary)]
     heads, rows = _table(summary)
     if rows:
         rule = ["---", *["---:"] * (len(heads) - 1)]
@@ -114,7 +127,7 @@ def render_html(summary: _Summary) -> str:
         One ``div``.
     """
     heads, rows = _table(summary)
-    parts = [f"<p>{escape(_rows(summary))}</p>"]
+    parts = [f"<p>{escape(counted(summary))}</p>"]
     if rows:
         parts += ["<table>", "<thead>", _html_row("th", heads), "</thead>", "<tbody>"]
         parts += [*(_html_row("td", cells) for cells in rows), "</tbody>", "</table>"]
@@ -143,10 +156,15 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
     return f"<tr><th>{head}</th>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in rest) + "</tr>"
 
 
-def _rows(summary: _Summary) -> str:
+def counted(summary: _Summary) -> str:
+    """Count the rows, in lines that fit a terminal however many there are."""
     rows = summary["rows"]
     words = [f"{word} {count(rows[key])}" for key, word in _ROWS.items() if rows.get(key) is not None]
-    return " · ".join([*words, summary.get("units", "nats")])
+    line, *rest = *words, summary.get("units", "nats")
+    for word in rest:
+        joined = f"{line} · {word}"
+        line = joined if len(joined.split("\n")[-1]) <= _WIDTH else f"{line} ·\n{word}"
+    return line
 
 
 def _table(summary: _Summary) -> tuple[list[str], list[list[str]]]:
@@ -213,9 +231,7 @@ def _notes(summary: _Summary) -> list[str]:
     notes += damaged(summary)
     infinite = summary["rows"].get("kl_inf")
     if infinite:
-        notes.append(
-            f"rows where other gives 0 to what base does not: {count(infinite)}; their KL and its mean are inf"
-        )
+        notes.append(f"in {count(infinite)} rows other gives 0 where base does not: KL and its mean are inf")
     return notes
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kullback._render import among, count, damaged, number, render_markdown, render_text, with_error
+from kullback._render import among, count, counted, damaged, number, render_markdown, render_text, with_error
 from kullback.cli.llama import render_llama
 
 __all__ = ["render"]
@@ -58,13 +58,11 @@ _Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 
 def _score(document: _Document, table: _Table) -> str:
-    rows = document["rows"]
-    head = " · ".join(f"{name} {count(of)}" for name, of in rows.items())
     measures = [name for name in ("entropy", "nll") if name in document]
     lines = [["mean ± error", *(with_error(document[name], "mean", "se") for name in measures)]]
     for key in ("min", *_PERCENTS, "max"):
         lines.append([_label(key), *(number(document[name][key]) for name in measures)])
-    text = f"{head.replace('total', 'rows')} · {document['units']}\n\n{table(['', *measures], lines)}"
+    text = f"{counted(document)}\n\n{table(['', *measures], lines)}"
     if "perplexity" in document:
         text += f"\n\nperplexity {with_error(document['perplexity'], 'value', 'se')}"
     return "\n".join([f"{text}\n", among(document[measures[0]]["groups"]), *damaged(document)])
@@ -78,8 +76,7 @@ def _topk(document: _Document, table: _Table) -> str:
     lines.append(["tokens in both lists", number(document["tokens_in_both"])])
     lines += [[f"tail of {name}", f"{number(of['mean'])}, at most {number(of['max'])}"] for name, of in tail.items()]
     note = "kl_topk: what the lists share, and the rest as one class: a lower bound of KL"
-    rows = " · ".join(f"{name} {count(of)}" for name, of in document["rows"].items()).replace("total", "rows")
-    return f"{rows} · nats\n\n{table(['', 'kl_topk'], lines)}\n\n{note}"
+    return f"{counted(document)}\n\n{table(['', 'kl_topk'], lines)}\n\n{note}"
 
 
 def _inspected(document: _Document, table: _Table) -> str:
