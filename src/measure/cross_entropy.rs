@@ -61,6 +61,26 @@ impl CrossEntropyLin {
     }
 }
 
+/// Sums with classes of these masses more, in the units of the frame: where q is the largest (`top`) and elsewhere, where
+/// `weight`·ln q is added too.
+#[inline(always)]
+fn added<S: Simd, E: Math>(
+    s: S,
+    top: M<S, E>,
+    [p, q]: [V<S, E>; 2],
+    [weight, ln]: [V<S, E>; 2],
+    [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
+) -> [V<S, E>; 5] {
+    let one = V::<S, E>::splat(s, E::from_f64(1.0));
+    [
+        top.select(p_top + p, p_top),
+        top.select(p_rest, p_rest + p),
+        top.select(q_rest, q_rest + q),
+        top.select(count + one, count),
+        top.select(moment, fma(weight, ln, moment)),
+    ]
+}
+
 impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
     const LOOKS: bool = true;
 
@@ -81,10 +101,10 @@ impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
         s: S,
         at: &[V<S, E>; 3],
         [p, q]: [V<S, E>; 2],
-        [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
+        sums: [V<S, E>; 5],
     ) -> Terms<S, E, 5> {
         let splat = |x: E| V::<S, E>::splat(s, x);
-        let (zero, one) = (splat(E::ZERO), splat(E::from_f64(1.0)));
+        let zero = splat(E::ZERO);
         let (x, y) = (p * at[0], q * at[1]);
         let mut top = y.simd_eq(at[2]);
         let (mut ln, odd) = ln_term::<S, E, CAREFUL>(s, q, at[1], y);
@@ -97,14 +117,7 @@ impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
             ln = wrong.select(splat(E::NAN), ln);
             top &= !wrong;
         }
-        let sums = [
-            top.select(p_top + x, p_top),
-            top.select(p_rest, p_rest + x),
-            top.select(q_rest, q_rest + y),
-            top.select(count + one, count),
-            top.select(moment, fma(x, ln, moment)),
-        ];
-        (sums, odd)
+        (added::<S, E>(s, top, [x, y], [x, ln], sums), odd)
     }
 
     #[inline(always)]
@@ -230,7 +243,7 @@ impl<E: Math> Measure<E, 2, 5, 5, 1> for CrossEntropyLogLin<E> {
         s: S,
         at: &[V<S, E>; 5],
         [x, q]: [V<S, E>; 2],
-        [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
+        sums: [V<S, E>; 5],
     ) -> Terms<S, E, 5> {
         let splat = |x: E| V::<S, E>::splat(s, x);
         let (zero, one) = (splat(E::ZERO), splat(E::from_f64(1.0)));
@@ -249,14 +262,7 @@ impl<E: Math> Measure<E, 2, 5, 5, 1> for CrossEntropyLogLin<E> {
             ln = wrong.select(splat(E::NAN), ln);
             top &= !wrong;
         }
-        let sums = [
-            top.select(p_top + e, p_top),
-            top.select(p_rest, p_rest + e),
-            top.select(q_rest, q_rest + y),
-            top.select(count + one, count),
-            top.select(moment, fma(weight, ln, moment)),
-        ];
-        (sums, odd)
+        (added::<S, E>(s, top, [e, y], [weight, ln], sums), odd)
     }
 
     #[inline(always)]
