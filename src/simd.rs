@@ -124,10 +124,8 @@ pub trait Element: SimdFloatElement + PartialOrd + Send + Sync + 'static {
     fn acc_add<S: Simd>(acc: Self::Acc<S>, v: Self::V<S>) -> Self::Acc<S>;
     /// Adds lane to lane.
     fn acc_join<S: Simd>(a: Self::Acc<S>, b: Self::Acc<S>) -> Self::Acc<S>;
-    /// All lanes on the tree 8-4-2-1 as head and tail.
-    fn acc_fold<S: Simd>(acc: Self::Acc<S>) -> (f64, f64);
-    /// All lanes of 8 accumulators, one a row, on the same tree.
-    fn acc_fold_rows<S: Simd>(acc: [Self::Acc<S>; 8]) -> Sum<S>;
+    /// All lanes of 8 accumulators, one a row, on the tree 8-4-2-1.
+    fn acc_fold<S: Simd>(acc: [Self::Acc<S>; 8]) -> Sum<S>;
     /// The accumulators as sums of 8 rows, twice.
     fn acc_rows<S: Simd>(s: S, acc: Self::Acc<S>) -> [Sum<S>; 2];
 }
@@ -176,20 +174,6 @@ impl<S: Simd> Sum<S> {
         let e = fma(self.hi, w, -hi);
         Sum { hi: finite.select(hi, self.hi), lo: fma(self.lo, w, e) }
     }
-}
-
-#[inline(always)]
-fn fold8(a: [f64; 8]) -> f64 {
-    let b = [a[0] + a[4], a[1] + a[5], a[2] + a[6], a[3] + a[7]];
-    (b[0] + b[2]) + (b[1] + b[3])
-}
-
-#[inline(always)]
-fn join2(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
-    let h = a.0 + b.0;
-    let t = h - a.0;
-    let e = (a.0 - (h - t)) + (b.0 - t);
-    (h, e + (a.1 + b.1))
 }
 
 /// One step of the tree for two vectors of lanes: the upper half of each is added to its lower half, and the sums of the two
@@ -258,11 +242,7 @@ impl Element for f32 {
         [a[0] + b[0], a[1] + b[1]]
     }
     #[inline(always)]
-    fn acc_fold<S: Simd>(acc: [W<S>; 2]) -> (f64, f64) {
-        (fold8((acc[0] + acc[1]).to_array()), 0.0)
-    }
-    #[inline(always)]
-    fn acc_fold_rows<S: Simd>(acc: [[W<S>; 2]; 8]) -> Sum<S> {
+    fn acc_fold<S: Simd>(acc: [[W<S>; 2]; 8]) -> Sum<S> {
         let [a, b, c, d, e, f, g, h] = each(acc, |acc| acc[0] + acc[1]);
         let first = meet(meet(a, e), meet(c, g));
         let hi = meet(first, meet(meet(b, f), meet(d, h)));
@@ -322,14 +302,7 @@ impl Element for f64 {
         a.plus(b)
     }
     #[inline(always)]
-    fn acc_fold<S: Simd>(acc: Sum<S>) -> (f64, f64) {
-        let (hi, lo) = (acc.hi.to_array(), acc.lo.to_array());
-        let lane = |i: usize| (hi[i], lo[i]);
-        let four = |i: usize| join2(lane(i), lane(i + 4));
-        join2(join2(four(0), four(2)), join2(four(1), four(3)))
-    }
-    #[inline(always)]
-    fn acc_fold_rows<S: Simd>([a, b, c, d, e, f, g, h]: [Sum<S>; 8]) -> Sum<S> {
+    fn acc_fold<S: Simd>([a, b, c, d, e, f, g, h]: [Sum<S>; 8]) -> Sum<S> {
         let first = meet_sums(meet_sums(a, e), meet_sums(c, g));
         meet_sums(first, meet_sums(meet_sums(b, f), meet_sums(d, h)))
     }

@@ -2,229 +2,191 @@
 
 use std::mem::MaybeUninit;
 
-use super::along::pass_again;
 use super::source::{Scratch, Tile};
-use super::{
-    BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Offsets, Rows, SHORT, Sums, finish, merge, no_hints, none,
-};
+use super::{BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, SHORT, Sums, Work, no_hints, none};
 use crate::math::Math;
 use crate::simd::*;
 
-#[inline(always)]
-pub(super) fn rows<
-    S: Simd,
-    E: Math,
-    M: Measure<E, I, R, K, O>,
-    const I: usize,
-    const R: usize,
-    const K: usize,
-    const O: usize,
->(
-    s: S,
-    m: M,
-    rows: &Rows<'_, E, I>,
-    which: &[usize],
-    n: usize,
-    offsets: &[Offsets; I],
-    scratch: &mut Scratch<E, I>,
-    out: &mut Columns<I, O>,
-) {
-    if n == 0 {
-        return;
-    }
-    let mut sums = Sums::new();
-    let mut first = 0;
-    while first < n {
-        let count = (n - first).min(E::LANES);
-        let tiles: [Tile<E>; I] = array(|i| {
-            let (tile, rows_of) = scratch.split(i);
-            rows.inputs[i].tile(s, &offsets[i], rows.lead, which, first, count, rows.classes, tile, rows_of)
-        });
-        let mut hints = no_hints();
-        tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hints, &mut sums);
-        let mut again = [0; 2];
-        for (h, again) in again.iter_mut().enumerate() {
-            if 8 * h < count {
-                let len = (count - 8 * h).min(8);
-                *again = finish::<S, E, M, I, R, K, O>(s, m, &sums, h, first + 8 * h, len, None, out, &mut hints);
-            }
-        }
-        for _ in 0..MORE {
-            if (again[0] | again[1]) == 0 {
-                break;
-            }
-            let asked = again[0] | again[1] << 8;
-            if rows.classes <= SHORT && asked.count_ones() <= LONE {
-                // Fewer rows ask each time, so that the tile, whose room this takes, is not read again.
-                pass_again::<S, E, M, I, R, K, O>(s, m, rows, offsets, first, asked, &hints, scratch, &mut sums);
-            } else if M::TWO_PASSES {
-                tile::<S, E, M, I, R, K, O, true>(s, m, &tiles, rows.classes, &hints, &mut sums);
-            } else {
-                tile::<S, E, M, I, R, K, O, false>(s, m, &tiles, rows.classes, &hints, &mut sums);
-            }
-            hints = no_hints();
-            for (h, again) in again.iter_mut().enumerate().filter(|(_, again)| **again != 0) {
-                let second = Some(*again);
-                *again = finish::<S, E, M, I, R, K, O>(s, m, &sums, h, first + 8 * h, 8, second, out, &mut hints);
-            }
-        }
-        first += count;
-    }
-}
-
-/// Up to so many rows of a tile are passed once more along the row, each by itself: at C = 10 a tile takes as long as seven,
+/// Up to so many rows of a tile are passed once more along the rows: at C = 10 a tile took as long as seven by themselves,
 /// and of rows that differ by noise one in twelve asks, which is one or two of 16. Long columns are too far apart for that.
 const LONE: u32 = 6;
 
 /// Lanes evaluated side by side.
 const ABREAST: usize = 4;
 
-/// One pass over `LANES` rows. A function of its own for the sake of what is compiled.
-#[inline(never)]
-fn tile<
-    S: Simd,
-    E: Math,
-    M: Measure<E, I, R, K, O>,
-    const I: usize,
-    const R: usize,
-    const K: usize,
-    const O: usize,
-    const SECOND: bool,
->(
-    s: S,
-    m: M,
-    x: &[Tile<E>; I],
-    classes: usize,
-    hint: &Hints<R>,
-    sums: &mut Sums<R, K>,
-) {
-    s.vectorize(
-        #[inline(always)]
-        || {
-            let n = classes.min(BLOCK);
-            block::<S, E, M, I, R, K, O, SECOND>(s, m, x, 0, n, hint, sums);
-            if classes == n {
-                return;
-            }
-            let (mut group, mut next) = (Sums::new(), Sums::new());
-            let join = |sums: &mut Sums<R, K>, part: &Sums<R, K>| {
-                (0..E::LANES / 8).for_each(|half| merge::<S, E, M, I, R, K, O>(s, m, sums, half, part));
-            };
-            for start in (n..classes).step_by(BLOCK) {
-                let n = (classes - start).min(BLOCK);
-                let opens = start.is_multiple_of(GROUP);
-                let into = if opens { &mut group } else { &mut next };
-                block::<S, E, M, I, R, K, O, SECOND>(s, m, x, start, n, hint, into);
-                if !opens {
-                    join(if start < GROUP { sums } else { &mut group }, &next);
-                }
-                let closes = (start + n).is_multiple_of(GROUP) || start + n == classes;
-                if closes && start >= GROUP {
-                    join(sums, &group);
+impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>
+    Work<'_, S, E, M, I, R, K, O>
+{
+    /// The first `n` rows of the batch, in tiles.
+    #[inline(always)]
+    pub(super) fn across(&self, n: usize, scratch: &mut Scratch<E, I>, out: &mut Columns<I, O>) {
+        if n == 0 {
+            return;
+        }
+        let Work { s, rows, which, offsets, .. } = *self;
+        let mut sums = Sums::new();
+        let mut first = 0;
+        while first < n {
+            let count = (n - first).min(E::LANES);
+            let tiles: [Tile<E>; I] = array(|i| {
+                let (tile, rows_of) = scratch.split(i);
+                rows.inputs[i].tile(s, &offsets[i], rows.lead, which, first, count, rows.classes, tile, rows_of)
+            });
+            let mut hints = no_hints();
+            self.tile::<false>(&tiles, &hints, &mut sums);
+            let mut again = [0; 2];
+            for (h, again) in again.iter_mut().enumerate() {
+                if 8 * h < count {
+                    let len = (count - 8 * h).min(8);
+                    *again = self.finish(&sums, h, first + 8 * h, len, None, out, &mut hints);
                 }
             }
-        },
-    );
-}
+            for _ in 0..MORE {
+                if (again[0] | again[1]) == 0 {
+                    break;
+                }
+                let asked = again[0] | again[1] << 8;
+                if rows.classes <= SHORT && asked.count_ones() <= LONE {
+                    // Fewer rows ask each time, so that the tile, whose room this takes, is not read again.
+                    self.pass_again(first, asked, &hints, scratch, &mut sums);
+                } else if M::TWO_PASSES {
+                    self.tile::<true>(&tiles, &hints, &mut sums);
+                } else {
+                    self.tile::<false>(&tiles, &hints, &mut sums);
+                }
+                hints = no_hints();
+                for (h, again) in again.iter_mut().enumerate().filter(|(_, again)| **again != 0) {
+                    let second = Some(*again);
+                    *again = self.finish(&sums, h, first + 8 * h, 8, second, out, &mut hints);
+                }
+            }
+            first += count;
+        }
+    }
 
-/// The frames and the sums of `n` classes from `start` of `LANES` rows.
-#[inline(always)]
-fn block<
-    S: Simd,
-    E: Math,
-    M: Measure<E, I, R, K, O>,
-    const I: usize,
-    const R: usize,
-    const K: usize,
-    const O: usize,
-    const SECOND: bool,
->(
-    s: S,
-    m: M,
-    x: &[Tile<E>; I],
-    start: usize,
-    n: usize,
-    hint: &Hints<R>,
-    sums: &mut Sums<R, K>,
-) {
-    let (lanes, halves) = (E::LANES, E::LANES / 8);
-    // SAFETY: a tile holds LANES elements of every class, and start + i < classes.
-    let get = |i: usize| -> [V<S, E>; I] { array(|k| unsafe { load(s, x[k].class(start + i)) }) };
-    let mut seen = [V::<S, E>::splat(s, E::NEG_INFINITY); R];
-    if M::LOOKS {
-        for i in 0..n {
-            seen = m.look(seen, get(i));
+    /// One pass over `LANES` rows. A function of its own for the sake of what is compiled.
+    #[inline(never)]
+    fn tile<const SECOND: bool>(&self, x: &[Tile<E>; I], hint: &Hints<R>, sums: &mut Sums<R, K>) {
+        let classes = self.rows.classes;
+        self.s.vectorize(
+            #[inline(always)]
+            || {
+                let n = classes.min(BLOCK);
+                self.tile_block::<SECOND>(x, 0, n, hint, sums);
+                if classes == n {
+                    return;
+                }
+                let (mut group, mut next) = (Sums::new(), Sums::new());
+                let join = |sums: &mut Sums<R, K>, part: &Sums<R, K>| {
+                    (0..E::LANES / 8).for_each(|half| self.merge(sums, half, part));
+                };
+                for start in (n..classes).step_by(BLOCK) {
+                    let n = (classes - start).min(BLOCK);
+                    let opens = start.is_multiple_of(GROUP);
+                    let into = if opens { &mut group } else { &mut next };
+                    self.tile_block::<SECOND>(x, start, n, hint, into);
+                    if !opens {
+                        join(if start < GROUP { sums } else { &mut group }, &next);
+                    }
+                    let closes = (start + n).is_multiple_of(GROUP) || start + n == classes;
+                    if closes && start >= GROUP {
+                        join(sums, &group);
+                    }
+                }
+            },
+        );
+    }
+
+    /// The frames and the sums of `n` classes from `start` of `LANES` rows.
+    #[inline(always)]
+    fn tile_block<const SECOND: bool>(
+        &self,
+        x: &[Tile<E>; I],
+        start: usize,
+        n: usize,
+        hint: &Hints<R>,
+        sums: &mut Sums<R, K>,
+    ) {
+        let Work { s, m, .. } = *self;
+        let (lanes, halves) = (E::LANES, E::LANES / 8);
+        // SAFETY: a tile holds LANES elements of every class, and start + i < classes.
+        let get = |i: usize| -> [V<S, E>; I] { array(|k| unsafe { load(s, x[k].class(start + i)) }) };
+        let mut seen = [V::<S, E>::splat(s, E::NEG_INFINITY); R];
+        if M::LOOKS {
+            for i in 0..n {
+                seen = m.look(seen, get(i));
+            }
         }
-    }
-    let seen = each(seen, |v| E::widen(v));
-    let mut frames = [[W::splat(s, 0.0); R]; 2];
-    for (h, frame) in frames.iter_mut().enumerate().take(halves) {
-        *frame = m.frame(s, array(|r| seen[r][h]), array(|r| W::from_slice(s, &hint[r][8 * h..8 * h + 8])));
-    }
-    let at: [V<S, E>; R] = array(|r| E::narrow([frames[0][r], frames[1][r]]));
-    let zero = [V::<S, E>::splat(s, E::ZERO); K];
-    let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 16];
-    let present = n.min(lanes);
-    for start in (0..n).step_by(CHAIN * lanes) {
-        for first in (0..present).step_by(ABREAST) {
-            // Independent lanes side by side: a chain of terms is one long dependency.
-            let abreast = ABREAST.min(present - first);
-            let (mut sums, mut unusual) = ([zero; ABREAST], none::<S, E>(s));
-            for from in (start + first..n).step_by(lanes).take(CHAIN) {
-                for (u, sums) in sums.iter_mut().enumerate() {
-                    if u < abreast && from + u < n {
-                        let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), *sums);
-                        (*sums, unusual) = (sum, unusual | odd);
+        let seen = each(seen, |v| E::widen(v));
+        let mut frames = [[W::splat(s, 0.0); R]; 2];
+        for (h, frame) in frames.iter_mut().enumerate().take(halves) {
+            *frame = m.frame(s, array(|r| seen[r][h]), array(|r| W::from_slice(s, &hint[r][8 * h..8 * h + 8])));
+        }
+        let at: [V<S, E>; R] = array(|r| E::narrow([frames[0][r], frames[1][r]]));
+        let zero = [V::<S, E>::splat(s, E::ZERO); K];
+        let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 16];
+        let present = n.min(lanes);
+        for start in (0..n).step_by(CHAIN * lanes) {
+            for first in (0..present).step_by(ABREAST) {
+                // Independent lanes side by side: a chain of terms is one long dependency.
+                let abreast = ABREAST.min(present - first);
+                let (mut sums, mut unusual) = ([zero; ABREAST], none::<S, E>(s));
+                for from in (start + first..n).step_by(lanes).take(CHAIN) {
+                    for (u, sums) in sums.iter_mut().enumerate() {
+                        if u < abreast && from + u < n {
+                            let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), *sums);
+                            (*sums, unusual) = (sum, unusual | odd);
+                        }
+                    }
+                }
+                if unusual.any_true() {
+                    for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
+                        *sums = zero;
+                        for i in (start + first + u..n).step_by(lanes).take(CHAIN) {
+                            (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
+                        }
+                    }
+                }
+                for u in 0..abreast {
+                    for k in 0..K {
+                        let lane = &mut lane[first + u][k];
+                        if start == 0 {
+                            lane.write(E::acc_of(s, sums[u][k]));
+                        } else {
+                            // SAFETY: the first round has written every lane that is present.
+                            lane.write(E::acc_add(unsafe { lane.assume_init() }, sums[u][k]));
+                        }
                     }
                 }
             }
-            if unusual.any_true() {
-                for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
-                    *sums = zero;
-                    for i in (start + first + u..n).step_by(lanes).take(CHAIN) {
-                        (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
-                    }
-                }
-            }
-            for u in 0..abreast {
+        }
+        let mut width = lanes / 2;
+        while width > 0 {
+            for j in 0..width.min(present.saturating_sub(width)) {
                 for k in 0..K {
-                    let lane = &mut lane[first + u][k];
-                    if start == 0 {
-                        lane.write(E::acc_of(s, sums[u][k]));
-                    } else {
-                        // SAFETY: the first round has written every lane that is present.
-                        lane.write(E::acc_add(unsafe { lane.assume_init() }, sums[u][k]));
-                    }
+                    // SAFETY: j < j + width < present, and the lanes below that have been written.
+                    let (a, b) = unsafe { (lane[j][k].assume_init(), lane[j + width][k].assume_init()) };
+                    lane[j][k].write(E::acc_join(a, b));
                 }
             }
+            width /= 2;
         }
-    }
-    let mut width = lanes / 2;
-    while width > 0 {
-        for j in 0..width.min(present.saturating_sub(width)) {
-            for k in 0..K {
-                // SAFETY: j < j + width < present, and the lanes below that have been written.
-                let (a, b) = unsafe { (lane[j][k].assume_init(), lane[j + width][k].assume_init()) };
-                lane[j][k].write(E::acc_join(a, b));
+        let whole: [E::Acc<S>; K] = array(|k| {
+            // SAFETY: lane 0 has been written where there is a class.
+            if present > 0 { unsafe { lane[0][k].assume_init() } } else { E::acc_zero(s) }
+        });
+        for r in 0..R {
+            let wide = E::widen(at[r]);
+            for h in 0..halves {
+                wide[h].store_slice(&mut sums.at[r][8 * h..8 * h + 8]);
             }
         }
-        width /= 2;
-    }
-    let whole: [E::Acc<S>; K] = array(|k| {
-        // SAFETY: lane 0 has been written where there is a class.
-        if present > 0 { unsafe { lane[0][k].assume_init() } } else { E::acc_zero(s) }
-    });
-    for r in 0..R {
-        let wide = E::widen(at[r]);
-        for h in 0..halves {
-            wide[h].store_slice(&mut sums.at[r][8 * h..8 * h + 8]);
-        }
-    }
-    for k in 0..K {
-        let rows = E::acc_rows(s, whole[k]);
-        for h in 0..halves {
-            rows[h].hi.store_slice(&mut sums.hi[k][8 * h..8 * h + 8]);
-            rows[h].lo.store_slice(&mut sums.lo[k][8 * h..8 * h + 8]);
+        for k in 0..K {
+            let rows = E::acc_rows(s, whole[k]);
+            for h in 0..halves {
+                rows[h].hi.store_slice(&mut sums.hi[k][8 * h..8 * h + 8]);
+                rows[h].lo.store_slice(&mut sums.lo[k][8 * h..8 * h + 8]);
+            }
         }
     }
 }

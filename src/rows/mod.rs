@@ -237,16 +237,16 @@ fn batches<
     let mut out = Columns::<I, O>::new();
     for which in which.chunks(BATCH) {
         let offsets: [Offsets; I] = std::array::from_fn(|i| Offsets::new(&rows.inputs[i], &rows.lead, which));
-        let n = which.len();
+        let (work, n) = (Work { s, m, rows, which, offsets: &offsets }, which.len());
         let tiled = if const { is_portable::<S>() } {
             0
         } else {
             let across = if I == 1 { ACROSS } else { ACROSS_MORE };
             let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets, across);
-            across::rows::<S, E, M, I, R, K, O>(s, m, rows, which, n, &offsets, &mut scratch, &mut out);
+            work.across(n, &mut scratch, &mut out);
             n
         };
-        along::rows::<S, E, M, I, R, K, O>(s, m, rows, tiled..n, &offsets, &mut scratch, &mut out);
+        work.along(tiled..n, &mut scratch, &mut out);
         // SAFETY: the two drivers between them have finished rows 0 … n − 1.
         let (value, mass) = unsafe {
             (
@@ -348,86 +348,78 @@ pub(crate) const fn no_hints<const R: usize>() -> Hints<R> {
     [[f64::NAN; 16]; R]
 }
 
-/// [`Measure::finish`] of rows 8·half … of the sums, which are rows `first …` of the batch, `count ≤ 8` of them. In the
-/// second pass only `rows` (a bit each) are stored. Gives the rows that are to be passed over once more, their hints in
-/// `hints`. A function of its own, compiled once for all places.
-#[inline(never)]
-fn finish<
-    S: Simd,
-    E: Math,
-    M: Measure<E, I, R, K, O>,
-    const I: usize,
-    const R: usize,
-    const K: usize,
-    const O: usize,
->(
+/// A measure of the rows of one batch, in the vectors of one level: what both drivers work on.
+struct Work<'a, S, E, M, const I: usize, const R: usize, const K: usize, const O: usize> {
     s: S,
     m: M,
-    sums: &Sums<R, K>,
-    half: usize,
-    first: usize,
-    count: usize,
-    second: Option<u64>,
-    out: &mut Columns<I, O>,
-    hints: &mut Hints<R>,
-) -> u64 {
-    s.vectorize(
-        #[inline(always)]
-        || {
-            // Groups of 8 lie within the batch; what is stored behind its last row is nobody's.
-            let at = first..first + 8;
-            let zero = W::splat(s, 0.0);
-            let before: [W<S>; O] = array(|k| match second {
-                // SAFETY: the first pass has stored these eight.
-                Some(_) => W::from_slice(s, unsafe { out.value[k][at.clone()].assume_init_ref() }),
-                None => zero,
-            });
-            let done: Done<S, I, R, O> = m.finish(s, sums.part(s, half), second.is_some(), before);
-            let rows = second.unwrap_or(u64::MAX) & ((1 << count) - 1);
-            let told = <W<S> as SimdBase<S>>::Mask::from_bitmask(s, rows);
-            for k in 0..O {
-                let value = if second.is_some() { told.select(done.value[k], before[k]) } else { done.value[k] };
-                out.value[k][at.clone()].write_copy_of_slice(&value.to_array());
-            }
-            if second.is_none() {
-                for k in 0..I {
-                    out.mass[k][at.clone()].write_copy_of_slice(&done.mass[k].to_array());
-                }
-            }
-            let again = done.again.to_bitmask() & rows;
-            if again != 0 {
-                let again = <W<S> as SimdBase<S>>::Mask::from_bitmask(s, again);
-                for (hints, hint) in hints.iter_mut().zip(done.hint) {
-                    let hint = again.select(hint, W::splat(s, f64::NAN));
-                    hint.store_slice(&mut hints[8 * half..8 * half + 8]);
-                }
-            }
-            again
-        },
-    )
+    rows: &'a Rows<'a, E, I>,
+    which: &'a [usize],
+    offsets: &'a [Offsets; I],
 }
 
-/// [`Measure::merge`] of the rows that `part` holds onto those of the sums, likewise a function of its own.
-#[inline(never)]
-fn merge<
-    S: Simd,
-    E: Math,
-    M: Measure<E, I, R, K, O>,
-    const I: usize,
-    const R: usize,
-    const K: usize,
-    const O: usize,
->(
-    s: S,
-    m: M,
-    sums: &mut Sums<R, K>,
-    half: usize,
-    part: &Sums<R, K>,
-) {
-    s.vectorize(
-        #[inline(always)]
-        || sums.set(half, &m.merge(s, sums.part(s, half), part.part(s, half))),
-    );
+impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>
+    Work<'_, S, E, M, I, R, K, O>
+{
+    /// [`Measure::finish`] of rows 8·half … of the sums, which are rows `first …` of the batch, `count ≤ 8` of them. In the
+    /// second pass only `rows` (a bit each) are stored. Gives the rows that are to be passed over once more, their hints in
+    /// `hints`. A function of its own, compiled once for all places.
+    #[inline(never)]
+    fn finish(
+        &self,
+        sums: &Sums<R, K>,
+        half: usize,
+        first: usize,
+        count: usize,
+        second: Option<u64>,
+        out: &mut Columns<I, O>,
+        hints: &mut Hints<R>,
+    ) -> u64 {
+        let s = self.s;
+        s.vectorize(
+            #[inline(always)]
+            || {
+                // Groups of 8 lie within the batch; what is stored behind its last row is nobody's.
+                let at = first..first + 8;
+                let zero = W::splat(s, 0.0);
+                let before: [W<S>; O] = array(|k| match second {
+                    // SAFETY: the first pass has stored these eight.
+                    Some(_) => W::from_slice(s, unsafe { out.value[k][at.clone()].assume_init_ref() }),
+                    None => zero,
+                });
+                let done: Done<S, I, R, O> = self.m.finish(s, sums.part(s, half), second.is_some(), before);
+                let rows = second.unwrap_or(u64::MAX) & ((1 << count) - 1);
+                let told = <W<S> as SimdBase<S>>::Mask::from_bitmask(s, rows);
+                for k in 0..O {
+                    let value = if second.is_some() { told.select(done.value[k], before[k]) } else { done.value[k] };
+                    out.value[k][at.clone()].write_copy_of_slice(&value.to_array());
+                }
+                if second.is_none() {
+                    for k in 0..I {
+                        out.mass[k][at.clone()].write_copy_of_slice(&done.mass[k].to_array());
+                    }
+                }
+                let again = done.again.to_bitmask() & rows;
+                if again != 0 {
+                    let again = <W<S> as SimdBase<S>>::Mask::from_bitmask(s, again);
+                    for (hints, hint) in hints.iter_mut().zip(done.hint) {
+                        let hint = again.select(hint, W::splat(s, f64::NAN));
+                        hint.store_slice(&mut hints[8 * half..8 * half + 8]);
+                    }
+                }
+                again
+            },
+        )
+    }
+
+    /// [`Measure::merge`] of the rows that `part` holds onto those of the sums, likewise a function of its own.
+    #[inline(never)]
+    fn merge(&self, sums: &mut Sums<R, K>, half: usize, part: &Sums<R, K>) {
+        let s = self.s;
+        s.vectorize(
+            #[inline(always)]
+            || sums.set(half, &self.m.merge(s, sums.part(s, half), part.part(s, half))),
+        );
+    }
 }
 
 /// Byte offsets of the rows of a batch in one input and in its mask.
