@@ -515,7 +515,7 @@ impl Elements {
 
     /// About how many nanoseconds it takes to see them all.
     pub fn work(&self) -> f64 {
-        self.parts.iter().map(|(job, _)| nanoseconds_a_row(job.classes, job.operands.len()) * job.len() as f64).sum()
+        self.parts.iter().map(|(job, _)| job.work()).sum()
     }
 
     /// Writes a value of every element.

@@ -239,6 +239,11 @@ impl Job {
         job
     }
 
+    /// About how many nanoseconds all rows take on one thread.
+    pub fn work(&self) -> f64 {
+        nanoseconds_a_row(self.classes, self.operands.len()) * self.len() as f64
+    }
+
     /// Rows that are added up one after the other before chunks are.
     fn chunk(&self) -> usize {
         let work = nanoseconds_a_row(self.classes, self.operands.len());

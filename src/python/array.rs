@@ -325,7 +325,7 @@ impl<'py> Array<'py> {
 
     /// Whether elements are floating numbers.
     pub fn is_floating(&self) -> bool {
-        matches!(self.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16)
+        self.dtype.is_floating()
     }
 
     /// The first address and the one past the last.
@@ -395,7 +395,7 @@ pub fn align(operands: &[(&str, &Array<'_>)], axis: isize) -> Result<Alignment> 
     }
     let mut lead = without(operands[0].1.shape(), class_axes[0]);
     for ((name, x), axis) in operands.iter().zip(&class_axes).skip(1) {
-        lead = broadcast(&lead, &without(x.shape(), *axis)).ok_or_else(|| {
+        lead = broadcast(&lead, &without(x.shape(), *axis)).map_err(|_| {
             Error::Value(format!(
                 "{} has shape {} and {name} has shape {}: the axes other than the classes' do not broadcast",
                 operands[0].0,
@@ -420,21 +420,23 @@ fn without<T: Copy>(all: &[T], axis: usize) -> Axes<T> {
     rest
 }
 
-/// The shape two shapes broadcast to.
-fn broadcast(a: &[usize], b: &[usize]) -> Option<Axes<usize>> {
+/// The shape two shapes broadcast to, or the last of its axes along which they do not and their lengths there.
+pub fn broadcast(a: &[usize], b: &[usize]) -> std::result::Result<Axes<usize>, (usize, [usize; 2])> {
     if a == b {
-        return Some(Axes::from_slice(a));
+        return Ok(Axes::from_slice(a));
     }
     let n = a.len().max(b.len());
     let at = |x: &[usize], i: usize| if i + x.len() >= n { x[i + x.len() - n] } else { 1 };
-    (0..n)
-        .map(|i| match (at(a, i), at(b, i)) {
-            (x, y) if x == y => Some(x),
-            (1, y) => Some(y),
-            (x, 1) => Some(x),
-            _ => None,
-        })
-        .collect()
+    let mut shape = smallvec![0; n];
+    for i in (0..n).rev() {
+        shape[i] = match [at(a, i), at(b, i)] {
+            [x, y] if x == y => x,
+            [1, y] => y,
+            [x, 1] => x,
+            lengths => return Err((i, lengths)),
+        };
+    }
+    Ok(shape)
 }
 
 /// Strides along `lead` of an array of `shape` that broadcasts to it.
@@ -593,6 +595,14 @@ impl<'py> Target<'py> {
         let (array, data) = empty(py, shape, dtype)?;
         let strides = array.strides().into();
         Ok(Target { place: Place::New(array.into_any(), wrap), data, strides })
+    }
+
+    /// The same of zeros, for a floating dtype.
+    pub fn zeros(py: Python<'py>, kind: &Kind<'py>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
+        let target = Self::new(py, kind, shape, dtype)?;
+        // SAFETY: the new array is as long, in C order, and a floating 0 is all zero bits.
+        unsafe { target.data.write_bytes(0, shape.iter().product::<usize>() * dtype.size()) };
+        Ok(target)
     }
 
     /// `out`, if it is an array of this shape and dtype that may be written and shares no memory with the inputs.

@@ -11,7 +11,7 @@ use super::options::{Axis, Ignore, OnInvalid, Spaces, Stored, Temperature, Threa
 use super::pieces::Operands;
 use crate::compare::{COLUMNS, Column, Columns, compare};
 use crate::rows::Dtype;
-use crate::score::{Given, nanoseconds_a_row};
+use crate::score::Given;
 
 /// Columns that tell two models apart row by row, from one reading of both matrices.
 ///
@@ -73,7 +73,7 @@ pub fn compare_columns<'py>(
     let (status, written) = empty(py, &job.lead, Dtype::U8)?;
     // `compare` writes every element of every column, and the status of every row; on an error the arrays are dropped.
     let columns = Columns { columns: wanted, single: call.single, status: written };
-    let work = 3.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
+    let work = 3.0 * job.work();
     let columns = &columns;
     let invalid = operands.walk(job, |job, first| {
         let columns = &columns.from(first);

@@ -8,14 +8,14 @@ use smallvec::{SmallVec, smallvec};
 use super::array::{Alignment, Array, Target, align, dtype_name, follow, precision, scalar_of, tuple};
 use super::detached;
 use super::exchange::c_order;
-use super::loss::new_numbers;
 use super::options::{Axis, Base, Ignore, KeepDims, OnInvalid, Reduction, Spaces, Stored, Temperature, Threads};
 use super::pieces::Operands;
+use super::saved::new_numbers;
 use super::slope::{is_graph, node};
 use crate::error::short;
 use crate::registry::{Quantity, Symmetric, run};
 use crate::rows::Dtype;
-use crate::score::{Axes, Bytes, Given, Job, KNOWN, Labels, Operand, Out, ln, nanoseconds_a_row};
+use crate::score::{Axes, Bytes, Given, Job, KNOWN, Labels, Operand, Out, ln};
 
 /// The keywords that every quantity has.
 pub struct Keywords<'a, 'py> {
@@ -259,7 +259,7 @@ fn value<'py>(
             short(base)
         )));
     }
-    let work = nanoseconds_a_row(job.classes, job.operands.len()) * job.len() as f64;
+    let work = job.work();
     let mut saved = None;
     if save {
         let (target, numbers) = new_numbers(py, &operands.kind, KNOWN * job.len())?;

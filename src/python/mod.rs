@@ -11,6 +11,7 @@ mod loss;
 mod options;
 mod packed;
 mod pieces;
+mod saved;
 mod slope;
 
 use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
@@ -132,18 +133,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(array::as_ndarray, m)?)?;
     m.add_function(wrap_pyfunction!(array::as_rows, m)?)?;
     information::add(m)?;
-    m.add_function(wrap_pyfunction!(loss::softmax, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::softmax_backward, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::logsumexp, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::logsumexp_backward, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::kl_div, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::kl_div_backward, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::binary_cross_entropy, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::binary_cross_entropy_backward, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::cross_entropy_loss, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::cross_entropy_backward, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::nll_loss, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::nll_loss_backward, m)?)?;
+    loss::add(m)?;
     m.add_function(wrap_pyfunction!(compare::compare_columns, m)?)?;
     m.add_function(wrap_pyfunction!(group::count_values, m)?)?;
     m.add_function(wrap_pyfunction!(arrow::number_strings, m)?)?;

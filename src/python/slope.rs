@@ -12,14 +12,14 @@ use super::array::{Array, Kind, Target};
 use super::detached;
 use super::exchange::{is_torch, wants_graph};
 use super::information::{Keywords, name, named, prepare};
-use super::loss::saved_numbers;
 use super::options::{Axis, Base, Ignore, Reduction, Spaces, Temperature, Threads};
+use super::saved::saved_numbers;
 use crate::elementwise::Field;
 use crate::loss::Upstream;
 use crate::measure::SlopeOf;
 use crate::registry::{Quantity, run};
 use crate::rows::{Dtype, Lead};
-use crate::score::{Axes, Given, Job, KNOWN, Operand, Out, ln, nanoseconds_a_row};
+use crate::score::{Axes, Given, Job, KNOWN, Operand, Out, ln};
 use crate::slope::gradient;
 
 /// Whether torch has to see a call: its result is part of a graph, a transform of `torch.func` or forward-mode
@@ -185,7 +185,7 @@ pub fn quantity_backward<'py>(
         let count = if reduction == Reduction::Mean { job.count() as f64 } else { 1.0 };
         Upstream::One(value / count)
     };
-    let work = 4.0 * nanoseconds_a_row(job.classes, 2) * job.len() as f64;
+    let work = 4.0 * job.work();
     let mut numbers = Vec::new();
     if root {
         let job = &*job;

@@ -39,6 +39,11 @@ impl Dtype {
         }
     }
 
+    /// Whether elements are floating numbers.
+    pub fn is_floating(self) -> bool {
+        matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16)
+    }
+
     /// Distance from 1 to the next number, for floating dtypes.
     pub fn epsilon(self) -> f64 {
         match self {
