@@ -1,0 +1,199 @@
+//! Where the elements of a row come from: native memory as it stands, or scratch that everything else is staged in.
+//!
+//! Memory is read by value through raw pointers, never through references, because Python may write to it meanwhile;
+//! addresses need no alignment.
+
+mod dtype;
+mod stage;
+mod tile;
+
+pub use dtype::Dtype;
+pub(crate) use tile::{Scratch, Tile, square};
+
+use std::mem::MaybeUninit;
+
+use crate::math::Math;
+use crate::simd::*;
+use stage::stage;
+
+/// Which classes count: one byte each, 0 for those that do not.
+#[derive(Clone, Copy)]
+pub struct Mask<'a> {
+    /// The first byte.
+    pub data: *const u8,
+    /// Bytes from class to class.
+    pub class_stride: isize,
+    /// Bytes from row to row along each leading axis.
+    pub lead: &'a [isize],
+    /// What an excluded class reads as: 0 among masses, −∞ among logarithms.
+    pub absent: f64,
+}
+
+impl Mask<'_> {
+    /// Whether a class of the row at an offset does not count.
+    ///
+    /// # Safety
+    /// The row must have this class.
+    #[inline(always)]
+    pub(crate) unsafe fn excludes(&self, offset: isize, class: usize) -> bool {
+        // SAFETY: as the caller vouches; the mask has a byte for every class of every row.
+        unsafe { self.data.offset(offset + class as isize * self.class_stride).read() == 0 }
+    }
+}
+
+/// What is done to an element while it is staged.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Map {
+    /// Nothing.
+    Keep,
+    /// A mass becomes its logarithm.
+    Ln,
+    /// A mass is divided by a power of two.
+    Shrink(f64),
+    /// The sign is changed.
+    Negate,
+    /// A logit less the row's first is divided by a temperature: near a common offset, the difference is exact.
+    Divide(f64),
+    /// A logit less this origin is divided by a temperature; a finite one stays finite.
+    Centre(f64, f64),
+}
+
+/// One input of a measure.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The first element.
+    pub data: *const u8,
+    /// How elements are stored.
+    pub dtype: Dtype,
+    /// Whether they are stored in the other byte order.
+    pub swapped: bool,
+    /// Bytes from class to class.
+    pub class_stride: isize,
+    /// Bytes from row to row along each leading axis; 0 repeats a row.
+    pub lead: &'a [isize],
+    /// Where it is the rows of one batch that lie one after the other instead: bytes from one to the next.
+    pub packed: Option<isize>,
+    /// Which classes count.
+    pub mask: Option<Mask<'a>>,
+    /// What is done to the elements.
+    pub map: Map,
+}
+
+/// The leading axes, in C order.
+#[derive(Clone, Copy)]
+pub struct Lead<'a> {
+    /// Lengths, of which adjacent ones should have been collapsed where all strides allow it.
+    pub shape: &'a [usize],
+}
+
+impl Lead<'_> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Byte offset of a row.
+    #[inline(always)]
+    pub fn offset(&self, strides: &[isize], row: usize) -> isize {
+        match strides {
+            [] => 0,
+            [stride] => row as isize * stride,
+            _ => {
+                let (mut rest, mut at) = (row, 0);
+                for (n, stride) in self.shape.iter().zip(strides).rev() {
+                    at += (rest % n) as isize * stride;
+                    rest /= n;
+                }
+                at
+            }
+        }
+    }
+
+    /// The common difference of the offsets of rows, ascending, where they are consecutive on one axis or all the same.
+    #[inline(always)]
+    pub(crate) fn step(&self, strides: &[isize], which: &[usize]) -> Option<isize> {
+        match (strides, which) {
+            ([], _) | (_, []) => Some(0),
+            ([stride], [first, .., last]) if last - first == which.len() - 1 => Some(*stride),
+            ([stride], [_]) => Some(*stride),
+            _ => strides.iter().all(|s| *s == 0).then_some(0),
+        }
+    }
+}
+
+impl Input<'_> {
+    /// Element `column` of the row at an offset, as it is stored.
+    ///
+    /// # Safety
+    /// The row must have this element.
+    #[inline]
+    pub unsafe fn element(&self, offset: isize, column: usize) -> f64 {
+        let at = self.data.wrapping_offset(offset + column as isize * self.class_stride);
+        // SAFETY: as the caller vouches.
+        unsafe { self.dtype.number(at, self.swapped) }
+    }
+
+    /// The same of the row at these offsets in the input and in its mask; no mass where the class is excluded.
+    ///
+    /// # Safety
+    /// The row must have this class.
+    #[inline]
+    pub(crate) unsafe fn class(&self, (row, mask): (isize, isize), column: usize) -> f64 {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match self.mask {
+                Some(m) if m.excludes(mask, column) => m.absent,
+                _ => self.element(row, column),
+            }
+        }
+    }
+
+    /// What [`Map::Divide`] subtracts from the elements of the row at an offset.
+    ///
+    /// # Safety
+    /// The row must have an element.
+    pub unsafe fn origin(&self, offset: isize) -> f64 {
+        // SAFETY: as the caller vouches.
+        let first = unsafe { self.element(offset, 0) };
+        if first.is_finite() { first } else { 0.0 }
+    }
+
+    /// Whether elements are `E` as they stand.
+    #[inline(always)]
+    fn is_native<E: Element>(&self) -> bool {
+        self.dtype.is::<E>() && !self.swapped && self.mask.is_none() && self.map == Map::Keep
+    }
+
+    /// Whether neighbouring rows are neighbours in memory, so that a vector across rows is one load.
+    pub(crate) fn is_columns<E: Element>(&self, lead: &Lead<'_>) -> bool {
+        let step = match self.packed {
+            None if lead.shape.len() == 1 => Some(self.lead[0]),
+            packed => packed,
+        };
+        self.is_native::<E>() && step == Some(size_of::<E>() as isize)
+    }
+
+    /// Whether the classes of a row are neighbours in memory, so that a vector along it is one load.
+    pub(crate) fn is_run<E: Element>(&self) -> bool {
+        self.is_native::<E>() && self.class_stride == size_of::<E>() as isize
+    }
+
+    /// `n` classes from `start` of the row at `offset`: where they are, or a copy of them in `scratch`, which has room.
+    #[inline(always)]
+    pub(crate) fn block<S: Simd, E: Math>(
+        &self,
+        s: S,
+        offset: (isize, isize),
+        start: usize,
+        n: usize,
+        scratch: &mut [MaybeUninit<E>],
+    ) -> *const E {
+        if self.is_run::<E>() || (n <= 1 && self.is_native::<E>()) {
+            return self.data.wrapping_offset(offset.0 + start as isize * self.class_stride).cast();
+        }
+        assert!(n <= scratch.len());
+        // SAFETY: the row has classes start … start + n − 1, and the scratch room for n.
+        unsafe { stage(s.level(), self, offset, start, n, scratch.as_mut_ptr().cast::<E>()) };
+        scratch.as_ptr().cast()
+    }
+}

@@ -1,0 +1,219 @@
+//! `LANES` rows class by class: where they are, or transposed into scratch.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+use super::stage::stage;
+use super::{Input, Lead, Map};
+use crate::math::Math;
+use crate::rows::{BATCH, BLOCK, Offsets, SHORT};
+use crate::simd::*;
+
+/// `LANES` rows, class by class.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<E> {
+    base: *const u8,
+    stride: isize,
+    element: PhantomData<E>,
+}
+
+impl<E> Tile<E> {
+    /// Vectors this many bytes apart.
+    #[inline(always)]
+    pub(crate) fn new(base: *const E, stride: isize) -> Self {
+        Tile { base: base.cast(), stride, element: PhantomData }
+    }
+
+    /// Those from the i-th on.
+    #[inline(always)]
+    pub(crate) fn from(self, i: usize) -> Self {
+        Tile::new(self.class(i), self.stride)
+    }
+
+    /// Those that begin `n` elements further on, unless it is one vector that is repeated.
+    #[inline(always)]
+    pub(crate) fn shifted(self, n: usize) -> Self {
+        let base: *const E = self.base.cast();
+        if self.is_repeated() { self } else { Tile::new(base.wrapping_add(n), self.stride) }
+    }
+
+    /// Bytes from one vector to the next.
+    #[inline(always)]
+    pub(crate) fn stride(&self) -> isize {
+        self.stride
+    }
+
+    /// Whether it is one vector for all classes.
+    #[inline(always)]
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.stride == 0
+    }
+
+    /// Where class `i` of the rows is.
+    #[inline(always)]
+    pub(crate) fn class(&self, i: usize) -> *const E {
+        self.base.wrapping_offset(i as isize * self.stride).cast()
+    }
+}
+
+/// Room for a staged block of one row, or a staged tile of short rows, of each input. On lines of the cache: a vector
+/// that straddles two takes twice as long.
+#[repr(align(64))]
+pub(crate) struct Scratch<E, const I: usize> {
+    pub(crate) tile: [[MaybeUninit<E>; BLOCK]; I],
+    rows: [MaybeUninit<E>; BLOCK],
+}
+
+const _: () = assert!(SHORT * 16 <= BLOCK, "a tile of short rows fits the scratch of a block");
+
+impl<E: Element, const I: usize> Scratch<E, I> {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Scratch { tile: [[const { MaybeUninit::uninit() }; BLOCK]; I], rows: [const { MaybeUninit::uninit() }; BLOCK] }
+    }
+
+    /// The tile of input `i`, and room for its rows.
+    #[inline(always)]
+    pub(crate) fn split(&mut self, i: usize) -> (&mut [MaybeUninit<E>; BLOCK], &mut [MaybeUninit<E>; BLOCK]) {
+        (&mut self.tile[i], &mut self.rows)
+    }
+}
+
+impl Input<'_> {
+    /// A tile of the rows `first … first + count − 1` of a batch, `count ≤ LANES`; missing rows repeat the last one.
+    #[inline(always)]
+    pub(crate) fn tile<S: Simd, E: Math>(
+        &self,
+        s: S,
+        offsets: &Offsets,
+        lead: Lead<'_>,
+        which: &[usize],
+        first: usize,
+        count: usize,
+        classes: usize,
+        tile: &mut [MaybeUninit<E>; BLOCK],
+        rows: &mut [MaybeUninit<E>; BLOCK],
+    ) -> Tile<E> {
+        let (lanes, size) = (E::LANES, size_of::<E>() as isize);
+        let native = self.is_native::<E>();
+        let at = |k: usize| offsets.get(first + k.min(count - 1));
+        if native && count == lanes && offsets.step == Some(size) {
+            let base = self.data.wrapping_offset(at(0).0);
+            for i in 0..if classes <= SHORT { classes } else { 0 } {
+                // The next batch of rows of this class.
+                prefetch(base.wrapping_offset(i as isize * self.class_stride).wrapping_add(BATCH * size as usize));
+            }
+            return Tile::new(base.cast(), self.class_stride);
+        }
+        let out: *mut E = tile.as_mut_ptr().cast();
+        let staged = Tile::new(out.cast_const(), lanes as isize * size);
+        let contiguous = self.is_run::<E>();
+        if native && offsets.step == Some(0) {
+            for i in 0..classes {
+                // SAFETY: class i of the row is readable, and i < SHORT keeps the store inside the tile.
+                unsafe {
+                    let from = self.data.wrapping_offset(at(0).0 + i as isize * self.class_stride).cast::<E>();
+                    store::<S, E>(V::<S, E>::splat(s, from.read_unaligned()), out.add(lanes * i));
+                }
+            }
+            return staged;
+        }
+        let by_row = self.mask.is_some() || matches!(self.map, Map::Divide(_));
+        if !contiguous && count == lanes && !by_row && offsets.step == Some(self.dtype.size() as isize) {
+            // Columns of another dtype: a class of LANES rows is a run. A mask or an origin belongs to one row.
+            let run = Input { class_stride: self.dtype.size() as isize, ..*self };
+            for i in 0..classes {
+                let from = at(0).0 + i as isize * self.class_stride;
+                // SAFETY: the run is class i of LANES rows, each readable, and i < SHORT keeps it inside the tile.
+                unsafe { stage(s.level(), &run, (from, 0), 0, lanes, out.add(lanes * i)) };
+            }
+            return staged;
+        }
+        let mut from: [*const E; 16] = [self.data.cast(); 16];
+        let mut whole = false;
+        if contiguous {
+            let (base, step) = (at(0).0, offsets.step);
+            for (k, from) in from.iter_mut().enumerate().take(lanes) {
+                let offset = match step {
+                    Some(step) => base + k.min(count - 1) as isize * step,
+                    None => at(k).0,
+                };
+                *from = self.data.wrapping_offset(offset).cast();
+                // The same row of the next tile.
+                let next = from.wrapping_byte_offset(lanes as isize * step.unwrap_or(0));
+                (0..classes).step_by(64 / size_of::<E>()).for_each(|i| prefetch(next.wrapping_add(i)));
+            }
+            // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
+            whole = offsets.step == Some(classes as isize * size)
+                && self.packed.is_none()
+                && lead.shape.len() == 1
+                && (lead.shape[0] - which[first + count - 1]) * classes >= lanes;
+        } else {
+            for k in 0..count {
+                // SAFETY: the row has `classes` ≤ SHORT classes, of which LANES rows fit the scratch.
+                unsafe { stage(s.level(), self, at(k), 0, classes, rows.as_mut_ptr().cast::<E>().add(k * classes)) };
+            }
+            for (k, from) in from.iter_mut().enumerate().take(lanes) {
+                *from = rows.as_ptr().cast::<E>().wrapping_add(k.min(count - 1) * classes);
+            }
+        }
+        // SAFETY: every pointer has `classes` readable elements, LANES if `whole`; the tile has room for SHORT classes.
+        unsafe { transpose(s, &from, classes, whole, out) };
+        staged
+    }
+}
+
+/// `LANES` vectors transposed.
+#[inline(always)]
+pub(crate) fn square<S: Simd, E: Element>(r: [V<S, E>; 16]) -> [V<S, E>; 16] {
+    // log2 LANES steps, written out: a loop over them was left as one, in memory.
+    let r = interleave::<S, E>(interleave::<S, E>(interleave::<S, E>(r)));
+    if E::LANES == 16 { interleave::<S, E>(r) } else { r }
+}
+
+/// The first half of `LANES` vectors interleaved with the second.
+#[inline(always)]
+fn interleave<S: Simd, E: Element>(r: [V<S, E>; 16]) -> [V<S, E>; 16] {
+    let half = E::LANES / 2;
+    array(|k| {
+        let (a, b) = (r[k / 2 % half], r[k / 2 % half + half]);
+        if k % 2 == 0 { a.zip_low(b) } else { a.zip_high(b) }
+    })
+}
+
+/// Writes `LANES` rows of `classes` elements class by class.
+///
+/// # Safety
+/// Each of the first `LANES` pointers has `classes` readable elements, and `LANES` if `whole`; `out` has room for
+/// `LANES · classes`.
+#[inline(always)]
+unsafe fn transpose<S: Simd, E: Element>(s: S, from: &[*const E; 16], classes: usize, whole: bool, out: *mut E) {
+    let lanes = E::LANES;
+    let mut start = 0;
+    while start < classes {
+        // The last columns overlap those before rather than fall short.
+        let (first, n) = if start + lanes <= classes || classes < lanes {
+            (start, (classes - start).min(lanes))
+        } else {
+            (classes - lanes, lanes)
+        };
+        let mut short;
+        let mut at = from.map(|from| from.wrapping_add(first));
+        if n < lanes && !whole {
+            short = [[E::ZERO; 16]; 16];
+            for (at, short) in at.iter_mut().zip(&mut short).take(lanes) {
+                // SAFETY: elements first … first + n − 1 of the row are readable, and n < 16.
+                unsafe { at.copy_to_nonoverlapping(short.as_mut_ptr(), n) };
+                *at = short.as_ptr();
+            }
+        }
+        // One plain load for every row: a choice in this loop was compiled to element-wise copies. SAFETY: LANES elements
+        // from here are readable if n = LANES or `whole`, and else have been copied to `short`.
+        let r = square::<S, E>(array(|k| unsafe { load(s, at[if k < lanes { k } else { 0 }]) }));
+        for (k, r) in r.iter().enumerate().take(n) {
+            // SAFETY: class first + k < classes has room for LANES elements.
+            unsafe { store::<S, E>(*r, out.add(lanes * (first + k))) };
+        }
+        start += lanes;
+    }
+}
