@@ -63,31 +63,14 @@ fn job(inputs: &[*const u8], dtype: Dtype, given: Given, columns: bool, classes:
     let (rows, size) = (out.len(), dtype.size() as isize);
     let (class_stride, lead) = if columns { (size * rows as isize, size) } else { (size, size * classes as isize) };
     let operands = inputs.iter().zip(["p", "q"]).map(|(data, name)| Operand {
-        name,
-        data: *data,
-        dtype,
-        swapped: false,
-        class_stride,
-        lead: [lead].as_slice().into(),
         given,
-        temperature: 1.0,
+        ..Operand::new(name, *data, dtype, class_stride, [lead].as_slice().into())
     });
     Job {
-        operands: operands.collect(),
-        lead: [rows].as_slice().into(),
-        classes,
-        mask: None,
-        rows: None,
-        labels: None,
-        unit: 1.0,
-        most: f64::INFINITY,
-        root: false,
         invalid_is_nan: false,
         check_sums: true,
-        threads: 1,
         out: Some(Out { data: out.as_mut_ptr().cast(), single: false, lead: [8].as_slice().into() }),
-        total: false,
-        known: None,
+        ..Job::new(operands, [rows].as_slice(), classes, 1)
     }
 }
 

@@ -216,7 +216,7 @@ fn likelihoods(
     let mut logs = [[1.0; BATCH]; 2];
     for (k, row) in batch.rows.iter().enumerate() {
         let label = labels.get(&lead, *row);
-        let Some(column) = usize::try_from(label).ok().filter(|c| *c < job.classes) else {
+        let Some(column) = job.class_of(label) else {
             invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(*row, label);
             continue;
         };

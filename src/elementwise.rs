@@ -10,7 +10,7 @@ use crate::measure::{
 use crate::parallel;
 use crate::reduce::Total;
 use crate::rows::{BATCH, BLOCK, Cached, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
-use crate::score::{Axes, Given, Job, Operand, collapse, grain, nanoseconds_a_row, scale};
+use crate::score::{Axes, Job, Operand, grain, nanoseconds_a_row, scale};
 use crate::simd::level;
 
 /// Where results go.
@@ -47,41 +47,10 @@ impl Field {
     }
 }
 
-/// A job about rows as they are.
-pub fn plain(
-    operands: impl IntoIterator<Item = Operand>,
-    lead: impl Into<Axes<usize>>,
-    classes: usize,
-    threads: usize,
-) -> Job {
-    Job {
-        operands: operands.into_iter().collect(),
-        lead: lead.into(),
-        classes,
-        mask: None,
-        rows: None,
-        labels: None,
-        unit: 1.0,
-        most: f64::INFINITY,
-        root: false,
-        invalid_is_nan: true,
-        check_sums: false,
-        threads,
-        out: None,
-        total: false,
-        known: None,
-    }
-}
-
 /// The job with adjacent leading axes merged, as those of `more` are, and the threads that it is worth.
 pub(crate) fn settled(job: &Job, more: Vec<&mut Axes<isize>>, nanoseconds: f64) -> Job {
     let mut job = job.clone();
-    let mut all: Vec<&mut Axes<isize>> = job.operands.iter_mut().map(|x| &mut x.lead).collect();
-    all.extend(job.mask.iter_mut().map(|x| &mut x.lead));
-    all.extend(job.rows.iter_mut().map(|x| &mut x.lead));
-    all.extend(job.labels.iter_mut().map(|x| &mut x.lead));
-    all.extend(more);
-    collapse(&mut job.lead, &mut all);
+    job.collapse(more);
     if nanoseconds * job.len() as f64 <= parallel::WORTH_THREADS {
         job.threads = 1;
     }
@@ -500,10 +469,9 @@ impl Elements {
             let inputs = operands.iter().map(|(data, dtype, swapped, strides)| {
                 let (class_stride, lead) = split(strides);
                 let data = data.wrapping_offset(start as isize * class_stride);
-                let (dtype, swapped, given) = (*dtype, *swapped, Given::Logits);
-                Operand { name: "input", data, dtype, swapped, class_stride, lead, given, temperature: 1.0 }
+                Operand { swapped: *swapped, ..Operand::new("input", data, *dtype, class_stride, lead) }
             });
-            let job = plain(inputs, lengths, classes, threads);
+            let job = Job::new(inputs, lengths, classes, threads);
             let field = field.as_ref().map(|(data, dtype, strides)| {
                 let (class_stride, lead) = split(strides);
                 Field { data: data.wrapping_offset(start as isize * class_stride), dtype: *dtype, class_stride, lead }

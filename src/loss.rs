@@ -10,7 +10,7 @@ use crate::math::{Math, wide};
 use crate::measure::{Expected, ExpectedInput, ExpectedTarget, LogSumExp, Softmax};
 use crate::reduce::Total;
 use crate::rows::{BATCH, Batch, Dtype, Emit, Lead, Map, Measure, emit_rows, evaluate};
-use crate::score::{Axes, Given, Job, Numbers, Operand, nanoseconds_a_row, scale};
+use crate::score::{Axes, Job, Numbers, Operand, nanoseconds_a_row, scale};
 use crate::simd::{Select, SimdBase, W, dispatch, level};
 
 /// What the losses have besides inputs and targets.
@@ -69,16 +69,8 @@ impl Terms {
 
 /// A row of elements that repeats.
 fn repeated<E: Math>(row: &[E], axes: usize) -> Operand {
-    Operand {
-        name: "weight",
-        data: row.as_ptr().cast(),
-        dtype: Dtype::of::<E>(),
-        swapped: false,
-        class_stride: size_of::<E>() as isize,
-        lead: smallvec![0; axes],
-        given: Given::Logits,
-        temperature: 1.0,
-    }
+    let (data, stride) = (row.as_ptr().cast(), size_of::<E>() as isize);
+    Operand::new("weight", data, Dtype::of::<E>(), stride, smallvec![0; axes])
 }
 
 /// One element of an operand as it is stored.
@@ -92,7 +84,7 @@ fn element(job: &Job, k: usize, lead: &Lead<'_>, row: usize, class: usize) -> f6
 /// The label of a row as a class; the lowest row whose label is none is noted.
 fn class_of(job: &Job, lead: &Lead<'_>, row: usize, wrong: &Mutex<Option<(usize, i128)>>) -> Option<usize> {
     let label = job.labels.as_ref()?.get(lead, row);
-    let class = usize::try_from(label).ok().filter(|c| *c < job.classes);
+    let class = job.class_of(label);
     if class.is_none() {
         let mut wrong = wrong.lock().unwrap_or_else(|e| e.into_inner());
         if wrong.is_none_or(|(lowest, _)| row < lowest) {

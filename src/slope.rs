@@ -167,7 +167,7 @@ fn mend(job: &Job, lead: &Lead<'_>, row: usize, out: &Field, (norm, k): (Norm, f
     if let Some(labels) = &job.labels {
         let x = &job.operands[0];
         let label = labels.get(lead, row);
-        let Some(class) = usize::try_from(label).ok().filter(|c| *c < job.classes) else { return Some(label) };
+        let Some(class) = job.class_of(label) else { return Some(label) };
         let value = job.class(0, row, class);
         let below = if x.given.is_log() {
             exp_m1((value - norm.ln) / x.temperature)

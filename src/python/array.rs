@@ -21,7 +21,7 @@ use super::arrow::{Chunks, arrow};
 use super::exchange::{Fresh, Table, c_order, dlpack, exchanged, is_negated, is_torch};
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
-use crate::score::Axes;
+use crate::score::{Axes, Operand};
 use crate::simd::in_default_environment;
 
 /// A way in: the argument as a source, if it is of the kind that comes in here.
@@ -326,6 +326,11 @@ impl<'py> Array<'py> {
     /// Whether elements are floating numbers.
     pub fn is_floating(&self) -> bool {
         self.dtype.is_floating()
+    }
+
+    /// Its elements as rows of logits, or mere numbers, at these strides.
+    pub fn operand(&self, name: &'static str, class_stride: isize, lead: Axes<isize>) -> Operand {
+        Operand { swapped: self.swapped, ..Operand::new(name, self.data, self.dtype, class_stride, lead) }
     }
 
     /// The first address and the one past the last.

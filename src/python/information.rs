@@ -171,14 +171,9 @@ pub fn prepare<'py>(
     let mut inputs = SmallVec::new();
     for (k, ((name, x), aligned)) in operands.iter().zip(aligned).enumerate() {
         inputs.push(Operand {
-            name,
-            data: x.data,
-            dtype: x.dtype,
-            swapped: x.swapped,
-            class_stride: aligned.class_stride,
-            lead: aligned.lead,
             given: given.0[k],
             temperature: if given.0[k] == Given::Logits { temperature.0[k] } else { 1.0 },
+            ..x.operand(name, aligned.class_stride, aligned.lead)
         });
     }
     let job = Job {

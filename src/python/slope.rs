@@ -19,7 +19,7 @@ use crate::loss::Upstream;
 use crate::measure::SlopeOf;
 use crate::registry::{Quantity, run};
 use crate::rows::{Dtype, Lead};
-use crate::score::{Axes, Given, Job, KNOWN, Operand, Out, ln};
+use crate::score::{Axes, Job, KNOWN, Operand, Out, ln};
 use crate::slope::gradient;
 
 /// Whether torch has to see a call: its result is part of a graph, a transform of `torch.func` or forward-mode
@@ -169,16 +169,7 @@ pub fn quantity_backward<'py>(
         if keepdims {
             lead.remove(place);
         }
-        Upstream::Rows(Operand {
-            name: "grad",
-            data: g.data,
-            dtype: g.dtype,
-            swapped: g.swapped,
-            class_stride: 0,
-            lead,
-            given: Given::Logits,
-            temperature: 1.0,
-        })
+        Upstream::Rows(g.operand("grad", 0, lead))
     } else {
         // SAFETY: the gradient of a sum or a mean has one element.
         let value = unsafe { g.dtype.number(g.data, g.swapped) };
@@ -231,14 +222,6 @@ fn of_square(quantity: Quantity, job: &Job, g: &Upstream, unit: f64) -> crate::e
 
 /// Numbers in C order, one a row.
 fn per_row(numbers: &[f64], shape: &[usize]) -> Operand {
-    Operand {
-        name: "grad",
-        data: numbers.as_ptr().cast(),
-        dtype: Dtype::F64,
-        swapped: false,
-        class_stride: 0,
-        lead: super::exchange::c_order(shape, 8).into(),
-        given: Given::Logits,
-        temperature: 1.0,
-    }
+    let lead = super::exchange::c_order(shape, 8).into();
+    Operand::new("grad", numbers.as_ptr().cast(), Dtype::F64, 0, lead)
 }

@@ -4,7 +4,6 @@ use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::{Obj, axis_of, is_implemented, list, operand, optional, promoted, softmax_kernel, split, torch_name};
-use crate::elementwise::plain;
 use crate::loss::Terms;
 use crate::parallel::num_threads;
 use crate::python::array::{Array, Kind};
@@ -94,7 +93,7 @@ impl<'py> Classes<'py> {
             labels =
                 Some(Labels { data: t.data, dtype: t.dtype, swapped: t.swapped, lead, ignore: Some(ignore_index) });
         }
-        let mut job = plain(operands, lead, classes, num_threads());
+        let mut job = Job::new(operands, lead, classes, num_threads());
         job.labels = labels;
         let numbers = weight.as_ref().map(|w| {
             let at = |i: usize| w.data.wrapping_offset(i as isize * w.strides()[0]);

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 
 use super::classes::{Classes, Which};
-use super::{Obj, Reduce, field, per_row, rows, same_shape, whole};
+use super::{Obj, Reduce, field, rows, same_shape, whole};
 use crate::elementwise::Field;
 use crate::loss::{self, Upstream};
 use crate::python::array::{Array, Target, scalar_of};
@@ -106,7 +106,7 @@ pub fn nll_loss<'py>(
 fn upstream_of_rows(g: &Array<'_>, lead: &[usize], reduce: Reduce, count: f64) -> PyResult<Upstream> {
     if reduce == Reduce::None {
         same_shape("grad", g, lead)?;
-        return Ok(Upstream::Rows(per_row("grad", g, g.strides().into())));
+        return Ok(Upstream::Rows(g.operand("grad", 0, g.strides().into())));
     }
     Ok(Upstream::One(reduce.gradient_of_sum(g, count)?))
 }

@@ -14,7 +14,7 @@ use pyo3::types::PyString;
 use super::array::{Array, Kind, Target};
 use crate::elementwise::Field;
 use crate::rows::Dtype;
-use crate::score::{Axes, Given, Operand};
+use crate::score::{Axes, Operand};
 
 /// Adds them to the module.
 pub fn add(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -149,13 +149,7 @@ fn split<T: Copy>(all: &[T], axis: usize, alone: T) -> (Axes<T>, T) {
 /// An array as rows along an axis.
 fn operand(name: &'static str, x: &Array<'_>, axis: usize) -> Operand {
     let (lead, class_stride) = split(x.strides(), axis, 0);
-    Operand { class_stride, ..per_row(name, x, lead) }
-}
-
-/// An array with a number a row.
-fn per_row(name: &'static str, x: &Array<'_>, lead: Axes<isize>) -> Operand {
-    let (data, dtype, swapped) = (x.data, x.dtype, x.swapped);
-    Operand { name, data, dtype, swapped, class_stride: 0, lead, given: Given::Logits, temperature: 1.0 }
+    x.operand(name, class_stride, lead)
 }
 
 /// A new array as rows along an axis.

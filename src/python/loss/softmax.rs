@@ -2,13 +2,13 @@
 
 use pyo3::prelude::*;
 
-use super::{Obj, axis_of, is_implemented, operand, optional, per_row, rows, same_shape, softmax_kernel, split, whole};
-use crate::elementwise::{Normal, log_sum_exp, log_sum_exp_gradient, plain, softmax as normalise, softmax_gradient};
+use super::{Obj, axis_of, is_implemented, operand, optional, rows, same_shape, softmax_kernel, split, whole};
+use crate::elementwise::{Normal, log_sum_exp, log_sum_exp_gradient, softmax as normalise, softmax_gradient};
 use crate::parallel::num_threads;
 use crate::python::array::{Array, Kind, follow};
 use crate::python::detached;
 use crate::rows::Dtype;
-use crate::score::{Axes, nanoseconds_a_row};
+use crate::score::{Axes, Job, nanoseconds_a_row};
 
 fn normal(name: &str) -> PyResult<Normal> {
     match name {
@@ -28,7 +28,7 @@ pub fn softmax<'py>(py: Python<'py>, name: &str, input: Obj<'_, 'py>, dim: isize
     is_implemented(&x, || softmax_kernel(normal == Normal::LogSoftmax, axis, x.shape().len()))?;
     let (lead, classes) = split(x.shape(), axis, 1);
     let (target, field) = whole(py, &x.kind, x.shape(), axis, x.dtype)?;
-    let job = plain([operand("input", &x, axis)], lead, classes, num_threads());
+    let job = Job::new([operand("input", &x, axis)], lead, classes, num_threads());
     let (job, single, field) = (&job, x.dtype != Dtype::F64, &field);
     detached(py, 2.0 * job.work(), || normalise(job, single, field, normal))?;
     target.finish(py, None)
@@ -48,7 +48,7 @@ pub fn softmax_backward<'py>(
     let axis = axis_of(dim, y.shape().len())?;
     let (lead, classes) = split(y.shape(), axis, 1);
     let (target, field) = whole(py, &y.kind, y.shape(), axis, y.dtype)?;
-    let job = plain([operand("grad", &g, axis), operand("result", &y, axis)], lead, classes, num_threads());
+    let job = Job::new([operand("grad", &g, axis), operand("result", &y, axis)], lead, classes, num_threads());
     let (job, single, field) = (&job, y.dtype != Dtype::F64, &field);
     detached(py, 2.0 * job.work(), || {
         softmax_gradient(job, single, field, normal);
@@ -86,7 +86,7 @@ pub fn logsumexp<'py>(
     } else {
         rows(py, &x.kind, &lead, dtype)?
     };
-    let job = plain([operand("input", &x, axis)], lead, classes, num_threads());
+    let job = Job::new([operand("input", &x, axis)], lead, classes, num_threads());
     let (job, single, field) = (&job, x.is_floating() && x.dtype != Dtype::F64, &field);
     detached(py, job.work(), || log_sum_exp(job, single, field))?;
     target.finish(py, None)
@@ -118,9 +118,9 @@ pub fn logsumexp_backward<'py>(
         field.lead.push(field.class_stride);
     }
     let cut = |strides: &[isize]| Axes::from(&strides[..lead.len()]);
-    operands.push(per_row("grad", &g, cut(&of_g)));
-    operands.push(per_row("result", &lse, cut(&of_lse)));
-    let job = plain(operands, lead, classes, num_threads());
+    operands.push(g.operand("grad", 0, cut(&of_g)));
+    operands.push(lse.operand("result", 0, cut(&of_lse)));
+    let job = Job::new(operands, lead, classes, num_threads());
     let (single, work) = (x.dtype != Dtype::F64, nanoseconds_a_row(classes, 1) * job.len() as f64);
     let (job, field) = (&job, &field);
     detached(py, work, || log_sum_exp_gradient(job, single, field))?;

@@ -1,0 +1,255 @@
+//! A call from beginning to end: operands to elements, rows to chunks, results checked, converted and stored.
+
+mod invalid;
+mod job;
+mod operand;
+mod rescue;
+mod work;
+
+pub use invalid::{Invalid, Verdict};
+pub use job::Job;
+pub use operand::{Axes, Bytes, Given, KNOWN, Labels, Numbers, Operand, Out};
+pub use rescue::{Reach, Rescue};
+pub use work::{grain, nanoseconds_a_row};
+
+use std::sync::Mutex;
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::error::{Error, Result, short};
+use crate::math::{Math, wide};
+use crate::measure::Scale;
+use crate::parallel;
+use crate::reduce::Total;
+use crate::rows::{BATCH, Batch, Lead, Map, Measure, Offsets, evaluate};
+use crate::simd::{Level, SimdBase, W, dispatch, level};
+
+/// Evaluates a measure on the rows of a job: their total, if one is wanted, and what is wrong with them.
+pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>(
+    job: &Job,
+    m: M,
+    map: [Map; I],
+    rescue: &Rescue<'_>,
+) -> Result<(Total, Invalid)> {
+    let mut rows = job.inputs::<E, I>(map);
+    let level = level();
+    let work = nanoseconds_a_row(job.classes, I);
+    let size = job.chunk();
+    let [threads, within] = job.spread(work);
+    rows.threads = within;
+    let invalid = Mutex::new(Invalid::default());
+    if let (Some(out), false) = (&job.out, job.all_count()) {
+        (0..job.len()).for_each(|row| store(job, out, &[row], &[f64::NAN]));
+    }
+    let some = |range| {
+        let mut total = Total::default();
+        job.batches(range, |which| {
+            evaluate::<E, M, I, R, K, O>(level, m, &rows, which, &mut |mut batch| {
+                settle(job, level, &mut batch, &map, rescue, &invalid);
+                let value = &*batch.value[0];
+                if let Some(out) = &job.out {
+                    store(job, out, which, value);
+                }
+                if job.total {
+                    value.iter().for_each(|v| total.push(*v));
+                }
+            });
+        });
+        total
+    };
+    let mut all = Total::default();
+    if job.total {
+        parallel::in_order(job.len(), size, threads, some, |total| all.merge(total));
+    } else {
+        parallel::chunks(job.len(), size, threads, |_, range| {
+            some(range);
+        });
+    }
+    Ok((all, invalid.into_inner().unwrap_or_else(|e| e.into_inner())))
+}
+
+impl Job {
+    /// The total of the results of all rows, in the bits that [`score`] gives it.
+    pub fn total_of(&self, values: &[f64]) -> Total {
+        let lead = Lead { shape: &self.lead };
+        let all = self.all_count();
+        let mut sum = Total::default();
+        for (i, chunk) in values.chunks(self.chunk()).enumerate() {
+            let mut total = Total::default();
+            let first = i * self.chunk();
+            let counted = chunk.iter().enumerate().filter(|(k, _)| all || self.counts(&lead, first + k));
+            counted.for_each(|(_, v)| total.push(*v));
+            sum.merge(total);
+        }
+        sum
+    }
+}
+
+/// Makes of the first values of a batch its results, in the caller's units; rows that are not distributions are noted.
+fn settle<const I: usize, const O: usize>(
+    job: &Job,
+    level: Level,
+    batch: &mut Batch<'_, I, O>,
+    map: &[Map; I],
+    rescue: &Rescue<'_>,
+    invalid: &Mutex<Invalid>,
+) {
+    let mass = batch.mass;
+    let beyond = |k: usize| rescue.reach.is_some_and(|reach| reach.exceeded([mass[0][k], mass[I - 1][k]]));
+    let mut suspect = batch.value[0].iter().any(|v| v.is_nan()) || (0..batch.rows.len()).any(beyond);
+    for (k, x) in job.operands.iter().enumerate() {
+        if job.check_sums && x.given.is_normalised() {
+            let (expected, tolerance) = (if x.given.is_log() { 0.0 } else { 1.0 }, Job::tolerance(x.dtype));
+            // Rounding of the sum itself must not decide.
+            suspect |= batch.mass[k].iter().any(|m| m.is_nan() || (m - expected).abs() > tolerance * (1.0 - 1e-6));
+        }
+    }
+    // A bit a row.
+    let mut rescued = 0u128;
+    const { assert!(BATCH <= 128) };
+    if suspect {
+        for (k, (row, value)) in batch.rows.iter().zip(&mut *batch.value[0]).enumerate() {
+            match job.inspect(*row) {
+                Verdict::Right if value.is_nan() || beyond(k) => {
+                    *value = (rescue.one)(*row);
+                    rescued |= 1 << k;
+                }
+                Verdict::Right => {}
+                Verdict::Nothing => *value = f64::NAN,
+                Verdict::Wrong(operand, flaw) => {
+                    *value = f64::NAN;
+                    if !job.invalid_is_nan {
+                        invalid.lock().unwrap_or_else(|e| e.into_inner()).push(*row, operand, flaw);
+                    }
+                }
+            }
+        }
+    }
+    if let Some(labels) = &job.labels {
+        let likelihoods = surprise(job, labels, level, batch, invalid);
+        for (k, (value, likelihood)) in batch.value[0].iter_mut().zip(likelihoods).enumerate() {
+            if !value.is_nan() && rescued >> k & 1 == 0 {
+                *value = likelihood;
+            }
+        }
+    }
+    if let Some(known) = job.known {
+        // A normaliser is that of the elements as they stand, of a row that the kernel had a result for.
+        let all = map.iter().all(|map| *map == Map::Keep) && job.operands.iter().all(|x| x.given.is_log());
+        for (k, (row, value)) in batch.rows.iter().zip(&*batch.value[0]).enumerate() {
+            let here = all && rescued >> k & 1 == 0 && !value.is_nan();
+            let of = |i: usize| if here { mass[i][k] } else { f64::INFINITY };
+            [of(0), of(I - 1), *value].into_iter().enumerate().for_each(|(i, x)| known.set(KNOWN * row + i, x));
+        }
+    }
+    if job.unit != 1.0 {
+        batch.value[0].iter_mut().for_each(|v| *v /= job.unit);
+    }
+    if job.root {
+        batch.value[0].iter_mut().for_each(|v| *v = v.sqrt());
+    }
+}
+
+/// −ln q[label] from the maximum of a row and what its (log-)sum exceeds it by.
+fn surprise<const I: usize, const O: usize>(
+    job: &Job,
+    labels: &Labels,
+    level: Level,
+    batch: &Batch<'_, I, O>,
+    invalid: &Mutex<Invalid>,
+) -> SmallVec<[f64; BATCH]> {
+    let (lead, x) = (Lead { shape: &job.lead }, &job.operands[I - 1]);
+    let input = job.input(I - 1, Map::Keep);
+    let (offsets, label_of) = (Offsets::new(&input, &lead, batch.rows), labels.of(&lead, batch.rows));
+    let (log, [max, over]) = (x.given.is_log(), [O - 2, O - 1].map(|o| &*batch.value[o]));
+    let mut result = smallvec![0.0; batch.rows.len()];
+    // Ratios of a subnormal mass that overflow.
+    let mut beyond = Vec::new();
+    for (k, result) in result.iter_mut().enumerate() {
+        let label = label_of(k);
+        let Some(column) = job.class_of(label) else {
+            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(batch.rows[k], label);
+            continue;
+        };
+        // SAFETY: the operand and the mask have this class of this row. A zero without its sign.
+        let value = unsafe { input.class(offsets.get(k), column) } + 0.0;
+        if log {
+            *result = (max[k] - value) / x.temperature + over[k];
+        } else {
+            *result = max[k] / value;
+            if *result == f64::INFINITY && value > 0.0 {
+                beyond.push((k, ln(max[k]) - ln(value)));
+            }
+        }
+    }
+    if !log {
+        ln_all(level, &mut result);
+        beyond.into_iter().for_each(|(k, ln)| result[k] = ln);
+        result.iter_mut().zip(over).for_each(|(result, over)| *result += over);
+    }
+    result
+}
+
+/// The logarithms of numbers, in the same bits on every machine.
+pub fn ln_all(level: Level, values: &mut [f64]) {
+    dispatch!(level, s => {
+        for chunk in values.chunks_mut(8) {
+            let ln = wide::ln(s, W::from_fn(s, |i| *chunk.get(i).unwrap_or(&1.0))).to_array();
+            chunk.copy_from_slice(&ln[..chunk.len()]);
+        }
+    });
+}
+
+/// The logarithm of one number, in the same bits on every machine.
+pub fn ln(x: f64) -> f64 {
+    let mut values = [x];
+    ln_all(level(), &mut values);
+    values[0]
+}
+
+/// Stores results, rounded once, and never above the largest there can be.
+fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
+    // A base below 1 makes results negative, and none too large.
+    let most = if job.unit > 0.0 { job.most / job.unit } else { f64::INFINITY };
+    let most = if job.root { most.sqrt() } else { most };
+    let single = |value: f64| {
+        let rounded = value as f32;
+        if f64::from(rounded) > most { rounded.next_down() } else { rounded }
+    };
+    let lead = Lead { shape: &job.lead };
+    let size = if out.single { 4 } else { 8 };
+    let consecutive = rows[rows.len() - 1] - rows[0] == rows.len() - 1;
+    if consecutive && matches!(out.lead.as_slice(), [stride] if *stride == size) {
+        let to = out.data.wrapping_offset(rows[0] as isize * size);
+        for (k, value) in values.iter().enumerate() {
+            // SAFETY: these are the results of consecutive rows of a contiguous array, stored by one thread only.
+            unsafe {
+                if out.single {
+                    to.cast::<f32>().add(k).write_unaligned(single(*value));
+                } else {
+                    to.cast::<f64>().add(k).write_unaligned(*value);
+                }
+            }
+        }
+        return;
+    }
+    for (row, value) in rows.iter().zip(values) {
+        let at = out.data.wrapping_offset(lead.offset(&out.lead, *row));
+        // SAFETY: the result array has the shape of the leading axes, and every row is stored by one thread only.
+        unsafe {
+            if out.single {
+                at.cast::<f32>().write_unaligned(single(*value));
+            } else {
+                at.cast::<f64>().write_unaligned(*value);
+            }
+        }
+    }
+}
+
+/// The scale of an operand's temperature, or the error that says what is accepted.
+pub fn scale<E: Math>(temperature: f64) -> Result<Scale<E>> {
+    Scale::new(temperature).ok_or_else(|| {
+        let got = short(temperature);
+        Error::Value(format!("temperature must be a number > 0 between 1e-290 and 1e290, got {got}"))
+    })
+}
