@@ -9,6 +9,9 @@ import kullback as kb
 import pytest
 from kullback import _core
 
+# Its assertions say what they compared, as those of tests do.
+pytest.register_assert_rewrite("tensors")
+
 
 @pytest.fixture(autouse=True)
 def settings_restored() -> Iterator[None]:
