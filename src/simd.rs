@@ -166,6 +166,21 @@ impl<S: Simd> Sum<S> {
         Sum { hi, lo: e + (self.lo + b.lo) }
     }
 
+    /// The same sums with the other sign.
+    #[inline(always)]
+    pub fn negated(self) -> Self {
+        Sum { hi: -self.hi, lo: -self.lo }
+    }
+
+    /// Divides by other sums of the same rows.
+    #[inline(always)]
+    pub fn over(self, b: Self) -> Self {
+        let inverse = W::splat(self.hi.token(), 1.0) / b.hi;
+        let hi = self.hi * inverse;
+        let lo = (fma(-hi, b.hi, self.hi) + fma(-hi, b.lo, self.lo)) * inverse;
+        Sum { hi, lo }
+    }
+
     /// Multiplies by one factor a row; an infinite sum stays what it is.
     #[inline(always)]
     pub fn times(self, w: W<S>) -> Self {
@@ -181,6 +196,22 @@ impl<S: Simd> Sum<S> {
 #[inline(always)]
 fn meet<S: Simd>(a: W<S>, b: W<S>) -> W<S> {
     a.zip_low(b) + a.zip_high(b)
+}
+
+/// All lanes of two sets of 8 vectors on the tree 8-4-2-1, in the element's precision.
+#[inline(always)]
+pub fn fold<S: Simd, E: Element>(sets: [[V<S, E>; 8]; 2]) -> [W<S>; 2] {
+    let mut v: [V<S, E>; 16] = array(|i| sets[i / 8][i % 8]);
+    for v in v.chunks_exact_mut(E::LANES) {
+        let mut half = E::LANES / 2;
+        while half > 0 {
+            for k in 0..half {
+                v[k] = v[k].zip_low(v[k + half]) + v[k].zip_high(v[k + half]);
+            }
+            half /= 2;
+        }
+    }
+    if E::LANES == 16 { E::widen(v[0]) } else { [E::widen(v[0])[0], E::widen(v[8])[0]] }
 }
 
 /// [`meet`] of sums.

@@ -212,24 +212,26 @@ def test_softmax_and_log_softmax(function: str, part: str, dtype: str, c: int) -
     check(log_softmax, got, exact, "logits", (rows,), kinds, allowed)
 
 
-# ------------------------------------------------------------------------------------ rows that benches/worst.py found
-# Each exceeded its bound once: two rows in hexadecimal, their space and temperature.
+# ------------------------------------------------------------------------------------ rows that a search has found
+# Each exceeded its bound once (benches/worst.py, climb.py): space, dtype and temperature, two rows in hexadecimal.
 FOUND = [
     # 1/T rounded to one f32 moves every gap of close rows alike.
     (
         JS,
         "logits",
+        "f4",
         1000.0,
         "-0x1.439488p+0 -0x1.8bde98p+0 -0x1.af73e4p-1 -0x1.c602dep+0 0x1.5f7da2p+0",
         "0x1.3cd722p-1 -0x1.8fb6p-1 0x1.7076ap+0 0x1.292776p+1 0x1.e867dcp-1",
     ),
-    (KL, "logits", 0.7, "-0x1.15453p-1 0x1.d79e98p+4", "0x1.099c9cp-1 0x1.c3bc6p+4"),
+    (KL, "logits", "f4", 0.7, "-0x1.15453p-1 0x1.d79e98p+4", "0x1.099c9cp-1 0x1.c3bc6p+4"),
     # Close to proportional, of totals 1 : 2.5e7, which a single pass in f32 finds only roughly.
-    (KL, "counts", 1.0, "0x1.bac34ep+19 0x1.0f59p+22", "0x1.266a74p-5 0x1.68ddb4p-3"),
+    (KL, "counts", "f4", 1.0, "0x1.bac34ep+19 0x1.0f59p+22", "0x1.266a74p-5 0x1.68ddb4p-3"),
     # A class below half of the base that large logits at a low temperature are taken from.
     (
         CROSS_ENTROPY,
         "logits",
+        "f4",
         0.001,
         "0x1.2f2ef6p-5 0x1.ee765ap-6 -0x1.87f68ep-5",
         "0x1.2013ep+2 0x1.d5d0b2p+1 -0x1.74708p+2",
@@ -238,22 +240,57 @@ FOUND = [
     (
         KL,
         "counts",
+        "f4",
         1.0,
         "0x1.a59194p-42 0x1.a59194p-42 0x1.a59194p-42",
         "0x1.769534p-125 0x1.eaac0cp-103 0x1p+0",
     ),
     # A subnormal mass that the scale of its row cut short.
-    (CROSS_ENTROPY, "counts", 1.0, "0x1.2ca67cp+1 0x1.737a2ep-8", "0x1.000dcp+1 0x1.04p-143"),
+    (CROSS_ENTROPY, "counts", "f4", 1.0, "0x1.2ca67cp+1 0x1.737a2ep-8", "0x1.000dcp+1 0x1.04p-143"),
+    # Rows apart as far as the centre of their gaps is from the mean gap.
+    (
+        KL,
+        "logits",
+        "f4",
+        1.0,
+        "0x1.f4e54ep-4 0x1.f4fb0ep-4 -0x1.102442p-9",
+        "0x1.d77fe2p-1 -0x1.ee549p-1 -0x1.004cc4p-2",
+    ),
+    (
+        KL,
+        "logits",
+        "f4",
+        1.0,
+        "-0x1.3b93d8p-4 0x1.cce406p-6 0x1.459b54p-2 0x1.74a9f2p-2 -0x1.d3a18p-1",
+        "0x1.31ecd2p-4 0x1.4b2296p-8 0x1.5bb924p+0 -0x1.8c9aep-5 -0x1.da3a58p-1",
+    ),
+    # Roundings of the finish that add up.
+    (
+        CROSS_ENTROPY,
+        "counts",
+        "f8",
+        1.0,
+        "0x1.3bbfc59edec12p+0 0x1.d861f0fccaaf0p-1 0x1.af537807d812cp-9",
+        "0x1.28b7b4738edc3p+2 0x1.1872bd9990343p+7 0x1.08e6e31ebe076p-8",
+    ),
+    (
+        CROSS_ENTROPY,
+        "counts",
+        "f8",
+        1.0,
+        "0x1.f43adcab521dbp-8 0x1.6789b3bed23c0p+5 0x1.7207c2779eebcp+4 0x1.e81851aa42f06p-5 0x1.f71900ec8fe9dp-21",
+        "0x1.e05c85c009da0p-5 0x1.54822b65f19e9p-9 0x1.2fc25c61a638cp+26 0x1.708e230daeb65p+9 0x1.50ebafdd3cd93p-20",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("case", "space", "temperature", "p", "q"), FOUND, ids=str)
-def test_rows_found_by_a_search(case: Case, space: str, temperature: float, p: str, q: str) -> None:
-    rows = tuple(np.array([[float.fromhex(x) for x in row.split()]], np.float32) for row in (p, q))
+@pytest.mark.parametrize(("case", "space", "dtype", "temperature", "p", "q"), FOUND, ids=str)
+def test_rows_found_by_a_search(case: Case, space: str, dtype: str, temperature: float, p: str, q: str) -> None:
+    rows = tuple(np.array([[float.fromhex(x) for x in row.split()]], dtype) for row in (p, q))
     keywords = {"given": space, "temperature": temperature}
     exact = case.exact(*rows, **keywords)
     # Divergences of probabilities and counts are held down to 1e-17.
-    allowed = np.maximum(case.allowed(exact, space, "f4"), 2e-23 if space == "counts" and case is KL else 0)
+    allowed = np.maximum(case.allowed(exact, space, dtype), 2e-23 if space == "counts" and case is KL else 0)
     check(case, on_every_level(lambda: case(*rows, **keywords)), exact, space, rows, allowed=allowed)
 
 

@@ -114,14 +114,21 @@ pub trait Math: Element {
     /// k ln 2 + ln(1 + f). The rounding of k·`LN2_HI` + f is recovered: by itself it may be an ulp of the result.
     #[inline(always)]
     fn ln_join<S: Simd>(s: S, k: V<S, Self>, f: V<S, Self>) -> V<S, Self> {
+        let [sum, tail] = Self::ln_join_parts(s, k, f);
+        sum + tail
+    }
+
+    /// [`ln_join`](Math::ln_join) as two numbers, the second at most a fifth of the first or of 1.
+    #[inline(always)]
+    fn ln_join_parts<S: Simd>(s: S, k: V<S, Self>, f: V<S, Self>) -> [V<S, Self>; 2] {
         let high = V::<S, Self>::splat(s, Self::LN2_HI);
         let sum = fma(k, high, f);
         let lost = f - fma(k, -high, sum);
         let low = fma(k, V::<S, Self>::splat(s, Self::LN2_LO), lost);
-        sum + Self::ln_tail_plus(s, f, low)
+        [sum, Self::ln_tail_plus(s, f, low)]
     }
 
-    /// k ln 2 + ln(1 + f) in half the operations, at most a tenth of an ulp worse, for the terms of a sum.
+    /// k ln 2 + ln(1 + f) for the terms of a sum: in half the operations, at most a tenth of an ulp of `f32` worse.
     #[inline(always)]
     fn ln_join_term<S: Simd>(s: S, k: V<S, Self>, f: V<S, Self>) -> V<S, Self> {
         fma(k, splat::<S, Self>(s, std::f64::consts::LN_2), Self::ln_tail_plus(s, f, f))

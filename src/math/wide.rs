@@ -14,7 +14,7 @@
 use super::coefficients::ATANH_F64;
 use super::{Math, four_chains};
 use crate::simd::prelude::*;
-use crate::simd::{Simd, W, fma, two_sum};
+use crate::simd::{Simd, Sum, W, fma, two_sum};
 
 /// Where e^x is 0 or infinite whatever power of two up to 2^±4000 it is scaled by.
 const EXP_LIMIT: f64 = 4000.0;
@@ -58,6 +58,14 @@ pub fn ln<S: Simd>(s: S, x: W<S>) -> W<S> {
     <f64 as Math>::ln(s, x)
 }
 
+/// ln x as two numbers for positive normal x.
+#[inline(always)]
+pub fn ln_parts<S: Simd>(s: S, x: W<S>) -> Sum<S> {
+    let (k, f) = f64::ln_split(s, x);
+    let [hi, lo] = f64::ln_join_parts(s, k, f);
+    Sum { hi, lo }
+}
+
 /// e^x: overflows to ∞, underflows through the subnormal numbers to 0.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: W<S>) -> W<S> {
@@ -74,16 +82,15 @@ pub fn exp_scaled<S: Simd>(s: S, x: W<S>, k: W<S>) -> W<S> {
     f64::exp_reduced(s, high + low) * pow2(s, half) * pow2(s, n - half)
 }
 
-/// 1 + x as 2^k (1 + f + c), c below the last bit of f; f = x and c = 0 where k = 0. For x > −1.
+/// 1 + x as 2^k (1 + f + c), c below the last bit of f; f + c = x where k = 0. For x > −1.
 #[inline(always)]
-fn split_1p<S: Simd>(s: S, x: W<S>) -> (W<S>, W<S>, W<S>) {
-    let zero = splat(s, 0.0);
-    let (u, rest) = two_sum(splat(s, 1.0), x);
+fn split_1p<S: Simd>(s: S, x: Sum<S>) -> (W<S>, W<S>, W<S>) {
+    let (u, rest) = two_sum(splat(s, 1.0), x.hi);
     let (k, f) = f64::ln_split(s, u);
-    let near = k.simd_eq(zero);
+    let near = k.simd_eq(splat(s, 0.0));
     let half = fma(k, splat(s, -0.5), splat(s, f64::MAGIC)) - splat(s, f64::MAGIC);
-    let c = rest * pow2(s, half) * pow2(s, -k - half);
-    (k, near.select(x, f), near.select(zero, c))
+    let c = (rest + x.lo) * pow2(s, half) * pow2(s, -k - half);
+    (k, near.select(x.hi, f), near.select(x.lo, c))
 }
 
 /// y, except at the ends of the domain of ln(1 + x): −∞ at −1, NaN below, `at_infinity` at ∞.
@@ -98,11 +105,17 @@ fn ends_of_1p<S: Simd>(s: S, x: W<S>, y: W<S>, at_infinity: f64) -> W<S> {
 /// ln(1 + x).
 #[inline(always)]
 pub fn ln_1p<S: Simd>(s: S, x: W<S>) -> W<S> {
+    let y = ln_1p_parts(s, Sum::new(s, x));
+    ends_of_1p(s, x, y.hi + y.lo, f64::INFINITY)
+}
+
+/// ln(1 + x) as two numbers for −1 < x < ∞.
+#[inline(always)]
+pub fn ln_1p_parts<S: Simd>(s: S, x: Sum<S>) -> Sum<S> {
     let (k, f, c) = split_1p(s, x);
     let (sum, lost) = two_sum(k * splat(s, f64::LN2_HI), f);
     let low = fma(k, splat(s, f64::LN2_LO), lost) + c / (f + splat(s, 1.0));
-    let y = sum + f64::ln_tail_plus(s, f, low);
-    ends_of_1p(s, x, y, f64::INFINITY)
+    Sum { hi: sum, lo: f64::ln_tail_plus(s, f, low) }
 }
 
 /// ln(1 + x) − x without cancellation.
@@ -121,7 +134,7 @@ pub fn ln_1p_minus<S: Simd>(s: S, x: W<S>) -> W<S> {
     if is_near.all_true() {
         return near;
     }
-    let (k, f, c) = split_1p(s, x);
+    let (k, f, c) = split_1p(s, Sum::new(s, x));
     let (sum, lost) = two_sum(k * splat(s, f64::LN2_HI), -x);
     let (sum, lost_more) = two_sum(sum, f);
     let low = fma(k, splat(s, f64::LN2_LO), lost + lost_more) + c / (f + splat(s, 1.0));

@@ -106,8 +106,8 @@ impl<E: Math> Measure<E, 2, 12, 7, COMPARE> for Compare<E> {
         let (a, b) = (&part.at[..4], &part.at[4..8]);
         let (x_top, y_top) = (self.0.top(s, a), self.0.top(s, b));
         let (x_sum, y_sum) = (fma(xk, x_top, xs), fma(yk, y_top, ys));
-        let x_over = ln_over_top(s, x_top, xs, xk);
-        let y_over = ln_over_top(s, y_top, ys, yk);
+        let x_over = ln_over_top(s, x_top, part.sum[0], xk).value(s);
+        let y_over = ln_over_top(s, y_top, part.sum[2], yk).value(s);
         let usual = x_over.simd_eq(x_over) & y_over.simd_eq(y_over);
         let nan = W::splat(s, f64::NAN);
         let below = |moment: W<S>, mass: W<S>| -(moment * self.0.inv()) / mass;

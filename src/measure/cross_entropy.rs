@@ -47,17 +47,21 @@ impl CrossEntropyLin {
     /// The values, and the masses of both rows.
     #[inline(always)]
     pub(super) fn value<S: Simd>(s: S, part: Part<S, 3, 5>) -> (W<S>, [W<S>; 2]) {
-        let [p_top, p_rest, q_rest, count, moment] = each(part.sum, |x| x.value(s));
+        let [p_top, p_rest, q_rest, count, moment] = part.sum;
         let [scale_p, scale_q, top] = part.at;
         let zero = W::splat(s, 0.0);
-        let total = p_top + p_rest;
+        let (total, count) = (p_top.plus(p_rest), count.value(s));
         let over = ln_over_top(s, top, q_rest, count);
+        let ln_top = wide::ln_parts(s, top);
+        let less = p_rest.times(ln_top.hi).plus(p_rest.times(ln_top.lo)).plus(moment.negated());
+        let below = less.over(total);
         // Not negative; where it rounds to less than 0 it is 0.
-        let below = fma(p_rest, wide::ln(s, top), -moment) / total;
-        let below = below.simd_lt(zero).select(zero, below);
+        let below = Sum::select(below.hi.simd_lt(zero), Sum::new(s, zero), below);
+        let (total, infinite) = (total.value(s), less.hi.simd_eq(f64::INFINITY));
+        let value = infinite.select(less.hi, over.plus(below).value(s));
         let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY) & in_range(s, top);
-        let value = usual.select(over + below, W::splat(s, f64::NAN));
-        (value, [total / scale_p, fma(count, top, q_rest) / scale_q])
+        let value = usual.select(value, W::splat(s, f64::NAN));
+        (value, [total / scale_p, fma(count, top, q_rest.value(s)) / scale_q])
     }
 }
 
@@ -195,12 +199,12 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, 8, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 8, 1> {
-        let [xs, xk, ys, yk, moment] = each(p.sum, |x| x.value(s));
+        let [xs, xk, _, yk, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let (x, y) = (&p.at[..4], &p.at[4..]);
         let (x_top, y_top) = (self.0.top(s, x), self.1.top(s, y));
-        let x_over = ln_over_top(s, x_top, xs, xk);
-        let over = ln_over_top(s, y_top, ys, yk);
+        let x_over = ln_over_top(s, x_top, p.sum[0], xk).value(s);
+        let over = ln_over_top(s, y_top, p.sum[2], yk).value(s);
         let below = -(moment * self.1.inv()) / fma(xk, x_top, xs);
         let value = x_over.simd_eq(x_over).select(over + below, W::splat(s, f64::NAN));
         Done {
@@ -371,10 +375,10 @@ impl<E: Math> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed<E> {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, 5, 4>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
-        let [total, ys, yk, moment] = each(p.sum, |x| x.value(s));
+        let [total, _, yk, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let y = &p.at[1..];
-        let over = ln_over_top(s, self.0.top(s, y), ys, yk);
+        let over = ln_over_top(s, self.0.top(s, y), p.sum[1], yk).value(s);
         let below = -(moment * self.0.inv());
         let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY);
         let value = usual.select(over + below / total, W::splat(s, f64::NAN));

@@ -118,7 +118,7 @@ impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
         let [others, count, moment] = each(p.sum, |x| x.value(s));
         let zero = W::splat(s, 0.0);
         let top = self.0.top(s, &p.at);
-        let over = ln_over_top(s, top, others, count);
+        let over = ln_over_top(s, top, p.sum[0], count).value(s);
         let below = -(moment * self.0.inv()) / fma(count, top, others);
         Done {
             value: [over + below],

@@ -105,6 +105,12 @@ impl<E: Math> Scale<E> {
         (E::exp_reduced(s, r) * E::pow2_of_magic(s, t), x)
     }
 
+    /// e^{x/T}·2^{−N} for x already less the base, to a factor of √2: the nearest power of two.
+    #[inline(always)]
+    pub fn power<S: Simd>(self, s: S, at: &[V<S, E>], x: V<S, E>) -> V<S, E> {
+        E::pow2_of_magic(s, fma(x.max(at[2]), V::<S, E>::splat(s, self.log2_e), at[1]))
+    }
+
     /// 1/T in the kernels' precision, as head and tail: rounded to one `f32` it would move the divergence of close rows,
     /// which goes with the square of their gap, by up to 1.2e-7 of itself.
     #[inline(always)]
@@ -261,13 +267,13 @@ impl<S: Simd, const N: usize> Join<S, N> {
 /// ln k + ln(1 + others/(k·top)): the log-sum-exp less the maximum, which for a confident row is tiny and must not be
 /// taken of 1.000000002. NaN where the row has no mass or its maximum is not finite.
 #[inline(always)]
-pub fn ln_over_top<S: Simd>(s: S, top: W<S>, others: W<S>, count: W<S>) -> W<S> {
-    let over = wide::ln_1p(s, others / (count * top));
+pub fn ln_over_top<S: Simd>(s: S, top: W<S>, others: Sum<S>, count: W<S>) -> Sum<S> {
+    let over = wide::ln_1p_parts(s, others.over(Sum::new(s, top).times(count)));
     if count.simd_eq(W::splat(s, 1.0)).all_true() {
         return over;
     }
-    let x = wide::ln(s, count) + over;
-    count.simd_gt(W::splat(s, 0.0)).select(x, W::splat(s, f64::NAN))
+    let sum = wide::ln_parts(s, count).plus(over);
+    Sum::select(count.simd_gt(W::splat(s, 0.0)), sum, Sum::new(s, W::splat(s, f64::NAN)))
 }
 
 /// Whether a row's largest mass could be scaled to near 1; rows at the very ends of the element's range could not, and

@@ -120,21 +120,30 @@ fn unusual_wide<S: Simd>(s: S, p: W<S>, q: W<S>, [head, tail]: [W<S>; 2]) -> W<S
 
 /// KL of e^{a/T} and e^{b/T}. With m = max a, c near the mean of b − a, d = ((b − a) − c)/T (b − a an exact two-term
 /// difference), S = Σe^a, M = Σe^a·d, G = Σe^a·φ(d), Q = Σe^{b−c}, all in the units of the frame, g = G/S, μ = M/S and
-/// x = g + μ: KL = g + [ln(1 + x) − x], or ln(Q/S) − μ where 1 + x or g − x cancels. Where what cancelled exceeds 3.9·KL the
-/// row is passed once more with c + μ.
+/// x = g + μ: KL = g + [ln(1 + x) − x], or ln(Q/S) − μ where 1 + x or g − x cancels.
+///
+/// At first c is max b − max a, then what a trial of the first classes makes of it; where g still exceeds 2·KL, half of it
+/// cancelled, and the row is passed once more with c + μ. `docs/numerics.md` tells what that costs, and saves.
 ///
 /// One exponential per class while every abs(d) < 1 in a vector; else that of b too. Frame: base, shift, floor, c (head
 /// and tail: rounded to one `f32`, c would shift every d by up to 3e-8·c, which is all there is between close rows), how
-/// far the centres of merged parts were apart, and their G about these, whose roundings stay when it is re-centred: a block
-/// that holds one of two classes that differ is all gap about their maxima, and none about the mean. Sums: S, M, G, Q.
+/// far the centres of merged parts were apart, and the sum of their G about these, for that is what was rounded: re-centring is
+/// exact. Sums: S, M, G, Q.
 #[derive(Clone, Copy)]
 pub struct KlLog<E>(pub Scale<E>);
+
+/// The G that was rounded: of merged parts theirs, about their own centres.
+#[inline(always)]
+fn rounded<S: Simd>(s: S, parts: W<S>, g: W<S>) -> W<S> {
+    parts.simd_gt(W::splat(s, 0.0)).select(parts, g)
+}
 
 /// Logarithms of factors up to which neither they nor their products with sums leave the range of an `f64`.
 const FAR: f64 = 300.0;
 
 impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
     const LOOKS: bool = true;
+    const TRIES: bool = true;
 
     #[inline(always)]
     fn look<S: Simd>(self, mut seen: [V<S, E>; 7], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 7] {
@@ -159,6 +168,31 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
         [base, shift, floor, head, (sum - head) + error, zero, zero]
     }
 
+    /// Σe^a and Σe^a·T·d, roughly: of masses only the power of two, of gaps what they are rounded to. That puts the mean off by a
+    /// twentieth of what lies between gaps.
+    #[inline(always)]
+    fn trial<S: Simd>(self, s: S, at: &[V<S, E>; 7], [a, b]: [V<S, E>; 2], [mass, mean]: [V<S, E>; 2]) -> [V<S, E>; 2] {
+        let weight = self.0.power(s, at, a - at[0]);
+        let d = (b - a) - at[3];
+        let d = d.abs().simd_lt(E::INFINITY).select(d, V::<S, E>::splat(s, E::ZERO));
+        [mass + weight, fma(weight, d, mean)]
+    }
+
+    #[inline(always)]
+    fn tried<S: Simd>(self, s: S, mut at: [W<S>; 7], [mass, mean]: [W<S>; 2], whole: bool) -> [W<S>; 7] {
+        let (zero, eighth) = (W::splat(s, 0.0), W::splat(s, 0.125));
+        // Of a part of the block the largest class may lie elsewhere: its gap is the centre so far, its mass about 1.
+        let mean = mean / if whole { mass } else { mass + 1.0 };
+        // Further on no e^{b−c} could be held.
+        let moves = mean.abs().simd_gt(zero) & mean.abs().simd_lt(self.0.t() * 16.0);
+        // To an eighth of the way: near enough, and the fewer bits the centre has, the fewer gaps are rounded.
+        let grid: W<S> = W::from_bits(mean.to_bits() & W::<S>::splat(s, f64::INFINITY).to_bits()) * eighth;
+        let centre = ((at[3] + mean) / grid).round_ties_even() * grid;
+        let head = E::head(centre);
+        (at[3], at[4]) = (moves.select(head, at[3]), moves.select(centre - head, at[4]));
+        at
+    }
+
     #[inline(always)]
     fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
@@ -172,8 +206,9 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
         let (e, _) = self.0.exp(s, at, a - at[0], None);
         let mut d = gap::<S, E>(a, b, at[3], at[4], inv);
         let mut ed = e * d;
-        let mut phi = ed * E::phi_times(s, d);
-        let mut f = (e + ed) + phi;
+        // φ as a product that is rounded with the sum.
+        let mut phi = [ed, E::phi_times(s, d)];
+        let mut f = fma(phi[0], phi[1], e + ed);
         let far = !d.abs().simd_lt(E::from_f64(1.0));
         if CAREFUL {
             let none = E::NEG_INFINITY;
@@ -191,9 +226,10 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
             let outside = no_b.select(V::<S, E>::splat(s, E::INFINITY), apart);
             f = far.select(fb, f);
             ed = far.select(edb, ed);
-            phi = far.select(no_a.select(fb, outside), phi);
+            let one = V::<S, E>::splat(s, E::from_f64(1.0));
+            phi = [far.select(no_a.select(fb, outside), phi[0]), far.select(one, phi[1])];
         }
-        ([mass_a + e, mean + ed, g + phi, mass_b + f], far)
+        ([mass_a + e, mean + ed, fma(phi[0], phi[1], g), mass_b + f], far)
     }
 
     #[inline(always)]
@@ -237,7 +273,7 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
             let empty = mass_a.hi.simd_eq(zero);
             let shift = empty.select(zero, shift);
             at[5] = at[5].max(part.at[5]).max(shift.abs());
-            at[6] += part.at[6].max(g.hi.simd_lt(f64::INFINITY).select(g.hi, zero)) * factor;
+            at[6] += rounded(s, part.at[6], g.hi.simd_lt(f64::INFINITY).select(g.hi, zero)) * factor;
             if far.any_true() {
                 // The factor and e^shift may leave the range where their product does not.
                 grown_b = Sum::select(far, b.times(grown), grown_b);
@@ -263,14 +299,13 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
         let x = g + mu;
         // Errors of g and μ enter as (δg − x·δμ)/(1 + x). About the mean itself, where the second pass is, x is g.
         // Roundings of a G that was re-centred far are no longer small beside it.
-        let close = if second { g.simd_ge(zero) } else { x.simd_gt(-0.5) & x.simd_lt(2.0) & part.at[5].simd_lt(1.0) };
-        let near = g + wide::ln_1p_minus(s, close.select(x, zero));
-        let far = wide::ln(s, mass_b / mass_a) - mu;
-        let kl = close.select(near, far);
-        let lost = close.select(g.max((x * mu).abs() * 0.5) / (x + 1.0), mu.abs());
-        let most = kl * 3.9;
-        // ln(Q/S) − μ is only as exact as 1.
-        let again = lost.simd_gt(most) | (close & part.at[6].simd_gt(most * mass_a)) | (!close & kl.simd_lt(1.0));
+        let near = if second { g.simd_ge(zero) } else { x.simd_gt(-0.5) & part.at[5].simd_lt(1.0) };
+        let close = near & x.simd_lt(2.0);
+        let kl = close.select(g + wide::ln_1p_minus(s, close.select(x, zero)), wide::ln(s, mass_b / mass_a) - mu);
+        // Of close rows what cancels is at most 1; ln(Q/S) − μ is only as exact as 1.
+        let rounded = rounded(s, part.at[6] / mass_a, g.max((x * mu).abs() * 0.5)) / (x + 1.0);
+        let cancels = rounded.simd_gt(kl * 2.0) & kl.simd_lt(2.0);
+        let again = (close & cancels) | (!close & (mu.abs().simd_gt(kl * 3.9) | kl.simd_lt(1.0)));
         let again = again & g.simd_lt(f64::INFINITY);
         let kl = kl.simd_lt(zero).select(zero, kl);
         let kl = g.simd_eq(infinity).select(infinity, kl);

@@ -127,7 +127,7 @@ impl<E: Math, G: Generator> Measure<E, 2, 5, 3, 1> for PairLin<G> {
         let both = p.plus(q);
         let close = d.value(s).abs().simd_lt(both.hi * 0.25);
         let half = |d: Sum<S>| both.plus(d).times(W::splat(s, 0.5));
-        let (low, high) = (half(d.times(W::splat(s, -1.0))), half(d));
+        let (low, high) = (half(d.negated()), half(d));
         let (p, q) = (Sum::select(close, low, p), Sum::select(close, high, q));
         let ratio = |a: Sum<S>, b: Sum<S>| {
             let head = a.hi / b.hi;

@@ -55,7 +55,7 @@ impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
         let (zero, nan) = (W::splat(s, 0.0), W::splat(s, f64::NAN));
         let total = count * p.at[1] + others;
         let right = total.simd_gt(zero) & negative.simd_eq(zero);
-        let over = right.select(ln_over_top(s, p.at[1], others, count), nan);
+        let over = right.select(ln_over_top(s, p.at[1], p.sum[0], count).value(s), nan);
         Done {
             // NaN in both where there is none, so that neither passes for a value.
             value: [over.simd_eq(over).select(p.at[1] / p.at[0], nan), over],
@@ -108,8 +108,7 @@ impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, LOG, 2>, _: bool, _: [W<S>; 2]) -> Done<S, 1, LOG, 2> {
-        let [others, count] = each(p.sum, |x| x.value(s));
-        let over = ln_over_top(s, self.0.top(s, &p.at), others, count);
+        let over = ln_over_top(s, self.0.top(s, &p.at), p.sum[0], p.sum[1].value(s)).value(s);
         let max = over.simd_eq(over).select(p.at[0] + p.at[3], W::splat(s, f64::NAN));
         let zero = W::splat(s, 0.0);
         Done {
@@ -318,10 +317,10 @@ impl<E: Math, const I: usize> Measure<E, I, 5, 4, 4> for Expected<E, I> {
 
     #[inline(always)]
     fn finish<S: Simd>(self, s: S, p: Part<S, 5, 4>, _: bool, _: [W<S>; 4]) -> Done<S, I, 5, 4> {
-        let [total, ys, yk, moment] = each(p.sum, |x| x.value(s));
+        let [total, _, yk, moment] = each(p.sum, |x| x.value(s));
         let (zero, nan) = (W::splat(s, 0.0), W::splat(s, f64::NAN));
         let y = &p.at[1..];
-        let over = ln_over_top(s, self.scale.top(s, y), ys, yk);
+        let over = ln_over_top(s, self.scale.top(s, y), p.sum[1], yk).value(s);
         let max = over.simd_eq(over).select(y[0] + y[3], nan);
         Done {
             value: [fma(total, over, -(moment * self.scale.inv())) / p.at[0], max, over, total / p.at[0]],

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::source::{Scratch, Tile};
-use super::{BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, SHORT, Sums, Work, no_hints, none};
+use super::{BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, SHORT, Sums, TRIAL, Work, are_told, no_hints, none};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -122,10 +122,17 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         for (h, frame) in frames.iter_mut().enumerate().take(halves) {
             *frame = m.frame(s, array(|r| seen[r][h]), array(|r| W::from_slice(s, &hint[r][8 * h..8 * h + 8])));
         }
-        let at: [V<S, E>; R] = array(|r| E::narrow([frames[0][r], frames[1][r]]));
+        let mut at: [V<S, E>; R] = array(|r| E::narrow([frames[0][r], frames[1][r]]));
+        let present = n.min(lanes);
+        if M::TRIES && !are_told(hint) {
+            let sums = self.trial_across(&at, n, get);
+            for (h, frame) in frames.iter_mut().enumerate().take(halves) {
+                *frame = m.tried(s, *frame, each(sums, |sum| sum[h]), n <= TRIAL * lanes);
+            }
+            at = array(|r| E::narrow([frames[0][r], frames[1][r]]));
+        }
         let zero = [V::<S, E>::splat(s, E::ZERO); K];
         let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 16];
-        let present = n.min(lanes);
         for start in (0..n).step_by(CHAIN * lanes) {
             for first in (0..present).step_by(ABREAST) {
                 // Independent lanes side by side: a chain of terms is one long dependency.
@@ -188,5 +195,26 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                 rows[h].lo.store_slice(&mut sums.lo[k][8 * h..8 * h + 8]);
             }
         }
+    }
+
+    /// The sums of a trial of `n` classes, in the order of [`fold`].
+    #[inline(always)]
+    fn trial_across(&self, at: &[V<S, E>; R], n: usize, get: impl Fn(usize) -> [V<S, E>; I]) -> [[W<S>; 2]; 2] {
+        let (s, lanes) = (self.s, E::LANES);
+        let mut lane = [[V::<S, E>::splat(s, E::ZERO); 2]; 16];
+        let present = n.min(lanes);
+        for (j, sums) in lane.iter_mut().enumerate().take(present) {
+            for i in (j..n).step_by(lanes).take(TRIAL) {
+                *sums = self.m.trial(s, at, get(i), *sums);
+            }
+        }
+        let mut width = lanes / 2;
+        while width > 0 {
+            for j in 0..width.min(present.saturating_sub(width)) {
+                lane[j] = array(|k| lane[j][k] + lane[j + width][k]);
+            }
+            width /= 2;
+        }
+        each(lane[0], |sum| E::widen(sum))
     }
 }

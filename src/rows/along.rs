@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::source::Scratch;
-use super::{AHEAD, BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Sums, Work, no_hints, none};
+use super::{AHEAD, BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Sums, TRIAL, Work, are_told, no_hints, none};
 use crate::math::Math;
 use crate::parallel;
 use crate::simd::*;
@@ -224,10 +224,9 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         // Lanes are rows here.
         let hint = array(|r| W::from_fn(s, |j| hints[r][place[j]]));
         let frame = m.frame(s, array(|r| W::from_fn(s, |j| seen[r][j].to_f64())), hint);
-        let mut frames = [[E::ZERO; 16]; R];
-        for r in 0..R {
-            // SAFETY: an array of 16 holds a vector.
-            unsafe { store::<S, E>(E::narrow([frame[r], frame[r]]), frames[r].as_mut_ptr()) };
+        let mut frames = stored::<S, E, R>(frame);
+        if M::TRIES && !are_told(hints) {
+            frames = stored::<S, E, R>(self.tried_along(x, n, &tails, frame, &frames));
         }
         let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; TOGETHER]; K];
         for (j, x) in x.iter().enumerate() {
@@ -272,7 +271,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                         // SAFETY: the tails have been filled where n is no multiple of LANES.
                         (array(|i| unsafe { tails[j][i].get(s, n) }), tail)
                     };
-                    let here = V::<S, E>::from_fn(s, |j| E::from_f64(j as f64)).simd_lt(E::from_f64(here as f64));
+                    let here = first_lanes::<S, E>(s, here);
                     let (mut more, odd) = m.term::<S, SECOND, false>(s, &frame, x, chain);
                     if odd.any_true() {
                         (more, _) = m.term::<S, SECOND, true>(s, &frame, x, chain);
@@ -310,6 +309,55 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
             }
         }
     }
+
+    /// The frames of the block of each row that a trial makes of the first.
+    #[inline(always)]
+    fn tried_along(
+        &self,
+        x: &[[*const E; I]],
+        n: usize,
+        tails: &[[Tail<E>; I]; TOGETHER],
+        frame: [W<S>; R],
+        frames: &[[E; 16]; R],
+    ) -> [W<S>; R] {
+        let Work { s, m, .. } = *self;
+        let (lanes, zero) = (E::LANES, V::<S, E>::splat(s, E::ZERO));
+        let (full, tail) = (n / lanes, n % lanes);
+        let mut sums = [[zero; TOGETHER]; 2];
+        for (j, x) in x.iter().enumerate() {
+            let frame = array(|r| V::<S, E>::splat(s, frames[r][j]));
+            let mut sum = [zero; 2];
+            for v in 0..full.min(TRIAL) {
+                // SAFETY: the row has n elements of each input.
+                sum = m.trial(s, &frame, array(|i| unsafe { load(s, x[i].add(lanes * v)) }), sum);
+            }
+            if full < TRIAL && tail > 0 {
+                // SAFETY: the tails have been filled.
+                let more = m.trial(s, &frame, array(|i| unsafe { tails[j][i].get(s, n) }), sum);
+                let here = first_lanes::<S, E>(s, tail);
+                sum = array(|k| here.select(more[k], sum[k]));
+            }
+            (sums[0][j], sums[1][j]) = (sum[0], sum[1]);
+        }
+        m.tried(s, frame, fold::<S, E>(sums), n <= TRIAL * lanes)
+    }
+}
+
+/// Frames as lanes of rows, for the terms to splat.
+#[inline(always)]
+fn stored<S: Simd, E: Element, const R: usize>(frame: [W<S>; R]) -> [[E; 16]; R] {
+    let mut stored = [[E::ZERO; 16]; R];
+    for (to, lanes) in stored.iter_mut().zip(frame) {
+        // SAFETY: an array of 16 holds a vector.
+        unsafe { store::<S, E>(E::narrow([lanes, lanes]), to.as_mut_ptr()) };
+    }
+    stored
+}
+
+/// The first `n` lanes.
+#[inline(always)]
+fn first_lanes<S: Simd, E: Element>(s: S, n: usize) -> M<S, E> {
+    V::<S, E>::from_fn(s, |j| E::from_f64(j as f64)).simd_lt(E::from_f64(n as f64))
 }
 
 /// Calls `work` with every group's index and room for so many numbers, on up to `threads` threads, and `take` with what it
