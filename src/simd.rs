@@ -27,6 +27,11 @@ pub const fn is_portable<S: Simd>() -> bool {
     cfg!(target_arch = "x86_64") && size_of::<S::f32s>() == 16
 }
 
+/// Whether one register holds a logical vector, and there are 32 of them: AVX-512.
+pub const fn is_wide<S: Simd>() -> bool {
+    size_of::<S::f32s>() == 64
+}
+
 /// `a·b + c`, rounded once on every level.
 #[inline(always)]
 pub fn fma<S: Simd, T: SimdFloat<S>>(a: T, b: T, c: T) -> T {

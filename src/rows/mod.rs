@@ -41,12 +41,20 @@ pub const BATCH: usize = 128;
 const FEW: usize = 3;
 /// Rows of at most this many classes may go through lanes-across-rows; the scratch of a tile bounds it.
 pub const SHORT: usize = 128;
-/// Row-major rows of one input and of at most this many classes do, after a transpose in L1: across takes 0.95 of along's time
-/// at 100 classes and 1.04 at 112.
-const ACROSS: usize = 100;
-/// Of more inputs: 0.9 to 1.02 of along's time at 50 classes in cache and 1.04 to 1.5 at 64 (JS of logits: 0.97); twice the
-/// time at 100 from memory.
-const ACROSS_MORE: usize = 63;
+/// Row-major rows of at most so many classes do, after a transpose in L1.
+///
+/// Where a register holds a logical vector, across takes for one input 0.95 of along's time at 100 classes and 1.04 at 112; for
+/// more 0.9 to 1.02 at 50 in cache, 1.04 to 1.5 at 64 (JS of logits: 0.97), and twice the time at 100 from memory. Where two do
+/// (AVX2), a transpose costs more: for one input 0.83 at 20 and 1.0 at 31 (`f64`: 0.95 at 12, 1.06 at 16), for more 0.8 at 20 and
+/// 1.0 to 1.25 at 24 (`f64`: 0.95 at 8, 1.1 at 12).
+const fn across<S: Simd, E: Element>(inputs: usize) -> usize {
+    match (is_wide::<S>(), inputs) {
+        (true, 1) => 100,
+        (true, _) => 63,
+        (false, 1) => 2 * E::LANES - 1,
+        (false, _) => E::LANES * 3 / 2,
+    }
+}
 
 /// What is known of some classes of 8 rows: the frame that their sums refer to, and the sums.
 #[derive(Clone, Copy)]
@@ -258,8 +266,7 @@ fn batches<
         let tiled = if const { is_portable::<S>() } {
             0
         } else {
-            let across = if I == 1 { ACROSS } else { ACROSS_MORE };
-            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets, across);
+            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets, across::<S, E>(I));
             work.across(n, &mut scratch, &mut out);
             n
         };
