@@ -102,6 +102,27 @@ def entropy_of_logits(x: Rows) -> Exact:
     return _surprise(*_exp_weights(x))
 
 
+def _cross_entropy(p: Exact, q: Exact, log_q: Exact) -> Exact:
+    """-sum p ln q of rows given as mass, and mass with largest entry 1 and its logarithm; p > 0 needs q > 0."""
+    surprise = _log_total(q) - np.where(p > 0, log_q, 0)
+    return np.asarray((p * surprise).sum(axis=-1) / p.sum(axis=-1))
+
+
+def cross_entropy_of_probs(p: Rows, q: Rows) -> Exact:
+    """Cross entropy in nats of rows of probabilities or counts, which are divided by their sums."""
+    mass = widen(q)
+    largest = mass.max(axis=-1, keepdims=True)
+    near = mass > largest / 2
+    with np.errstate(divide="ignore"):
+        log_q = np.where(near, np.log1p((np.where(near, mass, largest) - largest) / largest), np.log(mass / largest))
+    return _cross_entropy(widen(p), mass / largest, log_q)
+
+
+def cross_entropy_of_logits(x: Rows, y: Rows) -> Exact:
+    """Cross entropy in nats of softmax(x) and softmax(y)."""
+    return _cross_entropy(_exp_weights(x)[0], *_exp_weights(y))
+
+
 def nll_of_logits(x: Rows, labels: NDArray[np.integer]) -> Exact:
     """-ln softmax(x)[label]."""
     mass, shifted = _exp_weights(x)
