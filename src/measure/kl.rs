@@ -180,13 +180,13 @@ impl<E: Math> Measure<E, 2, 7, 4, 1> for KlLog<E> {
 
     #[inline(always)]
     fn tried<S: Simd>(self, s: S, mut at: [W<S>; 7], [mass, mean]: [W<S>; 2], whole: bool) -> [W<S>; 7] {
-        let (zero, eighth) = (W::splat(s, 0.0), W::splat(s, 0.125));
         // Of a part of the block the largest class may lie elsewhere: its gap is the centre so far, its mass about 1.
         let mean = mean / if whole { mass } else { mass + 1.0 };
-        // Further on no e^{b−c} could be held.
-        let moves = mean.abs().simd_gt(zero) & mean.abs().simd_lt(self.0.t() * 16.0);
+        // Further on no e^{b−c} could be held, and less would not move c.
+        let least = fma(at[3].abs(), W::splat(s, f64::EPSILON / 256.0), W::splat(s, 1e-300));
+        let moves = mean.abs().simd_gt(least) & mean.abs().simd_lt(self.0.t() * 16.0);
         // To an eighth of the way: near enough, and the fewer bits the centre has, the fewer gaps are rounded.
-        let grid: W<S> = W::from_bits(mean.to_bits() & W::<S>::splat(s, f64::INFINITY).to_bits()) * eighth;
+        let grid: W<S> = W::from_bits(mean.to_bits() & W::<S>::splat(s, f64::INFINITY).to_bits()) * 0.125;
         let centre = ((at[3] + mean) / grid).round_ties_even() * grid;
         let head = E::head(centre);
         (at[3], at[4]) = (moves.select(head, at[3]), moves.select(centre - head, at[4]));
