@@ -264,6 +264,16 @@ FOUND = [
         "-0x1.3b93d8p-4 0x1.cce406p-6 0x1.459b54p-2 0x1.74a9f2p-2 -0x1.d3a18p-1",
         "0x1.31ecd2p-4 0x1.4b2296p-8 0x1.5bb924p+0 -0x1.8c9aep-5 -0x1.da3a58p-1",
     ),
+    # Far apart, about half of the mass each: passed again about the mean gap, e^60 would be all that is left.
+    (KL, "logits", "f4", 1.0, "-0x1.11f552p-7 -0x1.3b8cfcp-8", "-0x1.763884p+6 0x1.d299eep+4"),
+    (
+        KL,
+        "logits",
+        "f8",
+        1.0,
+        "0x1.30f464462d27ap-8 0x1.8581e5a429115p-8",
+        "0x1.67201de1075f8p+5 -0x1.31d8426092b70p+5",
+    ),
     # Roundings of the finish that add up.
     (
         CROSS_ENTROPY,
