@@ -117,7 +117,7 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
         sums
     }
 
-    /// The frame that a trial makes of the first one; it has seen the `whole` block or its first [`TRIAL`] vectors of classes.
+    /// The frame that a trial makes of the first one; it has seen the `whole` block or its first vectors of classes.
     #[inline(always)]
     fn tried<S: Simd>(self, _: S, at: [W<S>; R], _sums: [W<S>; 2], _whole: bool) -> [W<S>; R] {
         at
