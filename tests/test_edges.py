@@ -882,3 +882,14 @@ def test_logits_against_confident_probabilities(c: int, dtype: Any) -> None:
         for temperature in (1.0, 0.7):
             keywords: Any = {"given": given, "temperature": tuple(temperature if x == "logits" else 1.0 for x in given)}
             check(CROSS_ENTROPY, CROSS_ENTROPY(*rows, **keywords), CROSS_ENTROPY.exact(*rows, **keywords), given, rows)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("c", [5, 20, 125])
+def test_a_nan_outweighs_a_class_out_of_support(dtype: str, c: int) -> None:
+    p = np.full((1, c), 2.0, dtype)
+    for zero, nan in ((0, c - 1), (c - 1, 0), (1, 3)):
+        q = np.arange(1, c + 1, dtype=dtype)[None]
+        q[0, zero], q[0, nan] = 0, np.nan
+        for function in (kb.cross_entropy, kb.kl_divergence):
+            assert np.isnan(function(p, q, given="counts")).all(), (function, zero, nan)
