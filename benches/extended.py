@@ -82,26 +82,6 @@ def _log_total(mass: Exact) -> Exact:
     return np.asarray(np.log1p(rest.sum(axis=-1, keepdims=True)))
 
 
-def _surprise(mass: Exact, log_mass: Exact) -> Exact:
-    """-sum p ln p of rows given as mass with largest entry 1, and its logarithm."""
-    terms = np.where(mass > 0, mass * (_log_total(mass) - np.where(mass > 0, log_mass, 0)), 0)
-    return np.asarray(terms.sum(axis=-1) / mass.sum(axis=-1))
-
-
-def entropy_of_probs(p: Rows) -> Exact:
-    """Entropy in nats of rows of probabilities or counts, which are divided by their sum."""
-    mass = widen(p)
-    mass = mass / mass.max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        log_mass = np.log(mass)
-    return _surprise(mass, log_mass)
-
-
-def entropy_of_logits(x: Rows) -> Exact:
-    """Entropy in nats of softmax(x)."""
-    return _surprise(*_exp_weights(x))
-
-
 def _cross_entropy(p: Exact, q: Exact, log_q: Exact) -> Exact:
     """-sum p ln q of rows given as mass, and mass with largest entry 1 and its logarithm; p > 0 needs q > 0."""
     surprise = _log_total(q) - np.where(p > 0, log_q, 0)
@@ -121,6 +101,16 @@ def cross_entropy_of_probs(p: Rows, q: Rows) -> Exact:
 def cross_entropy_of_logits(x: Rows, y: Rows) -> Exact:
     """Cross entropy in nats of softmax(x) and softmax(y)."""
     return _cross_entropy(_exp_weights(x)[0], *_exp_weights(y))
+
+
+def entropy_of_probs(p: Rows) -> Exact:
+    """Entropy in nats of rows of probabilities or counts, which are divided by their sum."""
+    return cross_entropy_of_probs(p, p)
+
+
+def entropy_of_logits(x: Rows) -> Exact:
+    """Entropy in nats of softmax(x)."""
+    return cross_entropy_of_logits(x, x)
 
 
 def nll_of_logits(x: Rows, labels: NDArray[np.integer]) -> Exact:

@@ -109,13 +109,14 @@ pub fn ln_1p<S: Simd>(s: S, x: W<S>) -> W<S> {
     ends_of_1p(s, x, y.hi + y.lo, f64::INFINITY)
 }
 
-/// ln(1 + x) as two numbers for −1 < x < ∞.
+/// ln(1 + x) as two numbers for −1 < x < ∞; of NaN the first is NaN.
 #[inline(always)]
 pub fn ln_1p_parts<S: Simd>(s: S, x: Sum<S>) -> Sum<S> {
     let (k, f, c) = split_1p(s, x);
     let (sum, lost) = two_sum(k * splat(s, f64::LN2_HI), f);
     let low = fma(k, splat(s, f64::LN2_LO), lost) + c / (f + splat(s, 1.0));
-    Sum { hi: sum, lo: f64::ln_tail_plus(s, f, low) }
+    let hi = x.hi.simd_eq(x.hi).select(sum, x.hi);
+    Sum { hi, lo: f64::ln_tail_plus(s, f, low) }
 }
 
 /// ln(1 + x) − x without cancellation.

@@ -57,11 +57,9 @@ impl CrossEntropyLin {
         let below = less.over(total);
         // Not negative; where it rounds to less than 0 it is 0.
         let below = Sum::select(below.hi.simd_lt(zero), Sum::new(s, zero), below);
-        let (total, infinite) = (total.value(s), less.hi.simd_eq(f64::INFINITY));
-        // A NaN in q shows in `over` alone.
-        let value = infinite.select(over.value(s) + less.hi, over.plus(below).value(s));
+        let total = total.value(s);
         let usual = total.simd_gt(zero) & total.simd_lt(f64::INFINITY) & in_range(s, top);
-        let value = usual.select(value, W::splat(s, f64::NAN));
+        let value = usual.select(over.plus(below).value(s), W::splat(s, f64::NAN));
         (value, [total / scale_p, fma(count, top, q_rest.value(s)) / scale_q])
     }
 }

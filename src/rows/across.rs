@@ -69,56 +69,49 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
     /// One pass over `LANES` rows. A function of its own for the sake of what is compiled.
     #[inline(never)]
     fn tile<const SECOND: bool>(&self, x: &[Tile<E>; I], hint: &Hints<R>, sums: &mut Sums<R, K>) {
-        let classes = self.rows.classes;
         self.s.vectorize(
             #[inline(always)]
             || {
-                let n = classes.min(BLOCK);
-                self.tile_block::<SECOND>(x, 0, n, hint, sums);
-                if classes == n {
-                    return;
-                }
-                let (mut group, mut next) = (Sums::new(), Sums::new());
-                let join = |sums: &mut Sums<R, K>, part: &Sums<R, K>| {
-                    (0..E::LANES / 8).for_each(|half| self.merge(sums, half, part));
-                };
-                for start in (n..classes).step_by(BLOCK) {
-                    let n = (classes - start).min(BLOCK);
-                    let opens = start.is_multiple_of(GROUP);
-                    let into = if opens { &mut group } else { &mut next };
-                    self.tile_block::<SECOND>(x, start, n, hint, into);
-                    if !opens {
-                        join(if start < GROUP { sums } else { &mut group }, &next);
-                    }
-                    let closes = (start + n).is_multiple_of(GROUP) || start + n == classes;
-                    if closes && start >= GROUP {
-                        join(sums, &group);
-                    }
+                if const { is_wide::<S>() } {
+                    self.tile_of::<SECOND, ABREAST>(x, hint, sums);
+                } else {
+                    self.tile_of::<SECOND, 1>(x, hint, sums);
                 }
             },
         );
     }
 
-    /// The frames and the sums of `n` classes from `start` of `LANES` rows.
+    /// The same, `A` lanes side by side.
     #[inline(always)]
-    fn tile_block<const SECOND: bool>(
-        &self,
-        x: &[Tile<E>; I],
-        start: usize,
-        n: usize,
-        hint: &Hints<R>,
-        sums: &mut Sums<R, K>,
-    ) {
-        if const { is_wide::<S>() } {
-            self.tile_block_of::<SECOND, ABREAST>(x, start, n, hint, sums);
-        } else {
-            self.tile_block_of::<SECOND, 1>(x, start, n, hint, sums);
+    fn tile_of<const SECOND: bool, const A: usize>(&self, x: &[Tile<E>; I], hint: &Hints<R>, sums: &mut Sums<R, K>) {
+        let classes = self.rows.classes;
+        let n = classes.min(BLOCK);
+        self.tile_block::<SECOND, A>(x, 0, n, hint, sums);
+        if classes == n {
+            return;
+        }
+        let (mut group, mut next) = (Sums::new(), Sums::new());
+        let join = |sums: &mut Sums<R, K>, part: &Sums<R, K>| {
+            (0..E::LANES / 8).for_each(|half| self.merge(sums, half, part));
+        };
+        for start in (n..classes).step_by(BLOCK) {
+            let n = (classes - start).min(BLOCK);
+            let opens = start.is_multiple_of(GROUP);
+            let into = if opens { &mut group } else { &mut next };
+            self.tile_block::<SECOND, A>(x, start, n, hint, into);
+            if !opens {
+                join(if start < GROUP { sums } else { &mut group }, &next);
+            }
+            let closes = (start + n).is_multiple_of(GROUP) || start + n == classes;
+            if closes && start >= GROUP {
+                join(sums, &group);
+            }
         }
     }
 
-    /// The same, `A` lanes side by side.
+    /// The frames and the sums of `n` classes from `start` of `LANES` rows.
     #[inline(always)]
-    fn tile_block_of<const SECOND: bool, const A: usize>(
+    fn tile_block<const SECOND: bool, const A: usize>(
         &self,
         x: &[Tile<E>; I],
         start: usize,
