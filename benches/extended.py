@@ -135,11 +135,19 @@ def _ratio_of_probs(p: Rows, q: Rows) -> tuple[Exact, Exact, Exact]:
     return a / total, b / other, d
 
 
+def _difference(a: Exact, b: Exact) -> tuple[Exact, Exact]:
+    """A - b exactly, as a rounded difference and its error."""
+    head = a - b
+    t = head - a
+    return head, (a - (head - t)) - (b + t)
+
+
 def _ratio_of_logits(a: Rows, b: Rows) -> tuple[Exact, Exact, Exact]:
     """softmax(a), softmax(b) and the difference of their logarithms.
 
     With w = b - a centred on the largest class of a, d = w - ln sum p exp(w); log1p and expm1 keep that logarithm's
-    digits when the rows are close.
+    digits when the rows are close. What w is before it is centred is kept in two parts: of rows an offset of 2.5 apart
+    with a KL of 1e-12 one part alone is off by 1e-13 of the KL.
     """
     x, y = widen(a), widen(b)
     p, _ = _exp_weights(a)
@@ -147,9 +155,11 @@ def _ratio_of_logits(a: Rows, b: Rows) -> tuple[Exact, Exact, Exact]:
     p, q = p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)
     in_a, in_b = np.isfinite(x), np.isfinite(y)
     both = in_a & in_b
-    w = np.where(both, np.where(both, y, 0) - np.where(both, x, 0), 0)
+    gap, lost = _difference(np.where(both, y, 0), np.where(both, x, 0))
     top = np.where(both, x, -np.inf).argmax(axis=-1)[..., None]
-    w = np.where(both, w - np.take_along_axis(w, top, axis=-1), 0)
+    centre = np.take_along_axis(gap, top, axis=-1)
+    w, more = _difference(gap, centre)
+    w = np.where(both, w + (more + (lost - np.take_along_axis(lost, top, axis=-1))), 0)
     same_support = (in_a == in_b).all(axis=-1, keepdims=True)
     close = same_support & (np.abs(w).max(axis=-1, keepdims=True) < 1)
     near = np.log1p((p * np.expm1(np.where(close, w, 0))).sum(axis=-1, keepdims=True))
@@ -157,7 +167,6 @@ def _ratio_of_logits(a: Rows, b: Rows) -> tuple[Exact, Exact, Exact]:
     def log_sum(z: Exact) -> Exact:
         return np.asarray(_log_total(_exp_weights(z)[0]) + z.max(axis=-1, keepdims=True))
 
-    centre = np.take_along_axis(np.where(both, y, 0) - np.where(both, x, 0), top, axis=-1)
     far = log_sum(y) - log_sum(x) - centre
     d = np.where(both, w - np.where(close, near, far), np.where(in_a, -np.inf, np.where(in_b, np.inf, 0)))
     return p, q, d

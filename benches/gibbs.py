@@ -138,13 +138,15 @@ def ulp_apart(x: Array, numbers: Numbers, single: bool) -> Array:
 def pairs(
     given: str, dtype: str, rows: int, classes: int, distance: float | str, numbers: Numbers
 ) -> tuple[Array, Array]:
-    """Two arrays of rows at a distance: flat, peaked and offset rows alternate."""
+    """Two arrays of rows at a distance: flat, peaked and offset rows alternate, and every fifth has few values."""
     real, shape = np.dtype(dtype), (rows, classes)
 
     def column(*values: float) -> Array:
         return np.resize(np.array(values, real), rows)[:, None]
 
     a = numbers.normal(dtype, shape) * column(0.01, 1, 3, 12)
+    # Equal classes, at the maximum too.
+    a[4::5] = np.rint(2 * a[4::5]) / 2
     if given == "logits":
         a += column(0, 0, 0, 0, 5, -300, 1e4)
     if isinstance(distance, str):

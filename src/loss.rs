@@ -10,7 +10,7 @@ use crate::math::{Math, wide};
 use crate::measure::{Expected, ExpectedInput, ExpectedTarget, LogSumExp, Softmax};
 use crate::reduce::Total;
 use crate::rows::{BATCH, Batch, Dtype, Emit, Lead, Map, Measure, emit_rows, evaluate};
-use crate::score::{Axes, Job, Numbers, Operand, nanoseconds_a_row, scale};
+use crate::score::{Axes, Job, NO_CLASS, Numbers, Operand, nanoseconds_a_row, scale};
 use crate::simd::{Select, SimdBase, W, dispatch, level};
 
 /// What the losses have besides inputs and targets.
@@ -81,23 +81,26 @@ fn element(job: &Job, k: usize, lead: &Lead<'_>, row: usize, class: usize) -> f6
     unsafe { x.dtype.number(at, x.swapped) }
 }
 
-/// The label of a row as a class; the lowest row whose label is none is noted.
-fn class_of(job: &Job, lead: &Lead<'_>, row: usize, wrong: &Mutex<Option<(usize, i128)>>) -> Option<usize> {
-    let label = job.labels.as_ref()?.get(lead, row);
-    let class = job.class_of(label);
-    if class.is_none() {
-        let mut wrong = wrong.lock().unwrap_or_else(|e| e.into_inner());
+/// The lowest row whose label is no class, and the label.
+#[derive(Default)]
+struct Wrong(Mutex<Option<(usize, i128)>>);
+
+impl Wrong {
+    /// Notes a row.
+    #[cold]
+    fn note(&self, job: &Job, lead: &Lead<'_>, row: usize) {
+        let mut wrong = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if wrong.is_none_or(|(lowest, _)| row < lowest) {
-            *wrong = Some((row, label));
+            *wrong = job.labels.as_ref().map(|labels| (row, labels.get(lead, row)));
         }
     }
-    class
-}
 
-fn check(wrong: Mutex<Option<(usize, i128)>>) -> Result<()> {
-    match wrong.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        Some((_, label)) => Err(target_out_of_bounds(label)),
-        None => Ok(()),
+    /// The error that says so.
+    fn check(self) -> Result<()> {
+        match self.0.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            Some((_, label)) => Err(target_out_of_bounds(label)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -133,12 +136,15 @@ fn cross_entropy_of<E: Math>(
     if let Some(out) = out {
         clear(job, out);
     }
-    let wrong = Mutex::new(None);
+    let wrong = Wrong::default();
     let settle = |which: &[usize], max: &[f64], over: &[f64], spread: Option<&[f64]>, total: &mut [Total; 2]| {
-        for (k, row) in which.iter().enumerate() {
-            let Some(class) = class_of(job, &lead, *row, &wrong) else { continue };
+        for (k, (row, (class, logit))) in which.iter().zip(job.labelled(0, which)).enumerate() {
+            if class == NO_CLASS {
+                wrong.note(job, &lead, *row);
+                continue;
+            }
             let weight = terms.weight(class);
-            let mut value = weight * ((max[k] - element(job, 0, &lead, *row, class)) + over[k]);
+            let mut value = weight * ((max[k] - logit) + over[k]);
             if let Some(spread) = spread {
                 value = (1.0 - smoothing) * value + smoothing / job.classes as f64 * spread[k];
             }
@@ -168,7 +174,7 @@ fn cross_entropy_of<E: Math>(
             });
         })
     };
-    check(wrong)?;
+    wrong.check()?;
     Ok((sum.sum(), weights.sum()))
 }
 
@@ -196,7 +202,7 @@ fn cross_entropy_gradient_of<E: Math>(
     job.operands.push(repeated(&row_of_weights, job.lead.len()));
     let (job, out) = (&job, &out);
     let (level, lead) = (level(), Lead { shape: &job.lead });
-    let wrong = Mutex::new(None);
+    let wrong = Wrong::default();
     let share = smoothing / job.classes as f64;
     let all: f64 = (0..job.classes).map(|c| terms.weight(c)).sum();
     let one = job.inputs::<E, 1>([Map::Keep]);
@@ -204,15 +210,18 @@ fn cross_entropy_gradient_of<E: Math>(
     over_rows::<0>(&without_ignoring(job), work, group(job.classes, size_of::<E>()), |which, _| {
         let (mut found, mut below) = ([[0.0; BATCH]; 2], [0.0; BATCH]);
         let (mut factor, mut class) = ([0.0; BATCH], [None; BATCH]);
-        for (k, row) in which.iter().enumerate() {
+        for (k, (row, (column, logit))) in which.iter().zip(job.labelled(0, which)).enumerate() {
             if !job.counts(&lead, *row) {
                 continue;
             }
-            let Some(column) = class_of(job, &lead, *row, &wrong) else { continue };
+            if column == NO_CLASS {
+                wrong.note(job, &lead, *row);
+                continue;
+            }
             let lse = saved.get(*row);
             (found[0][k], found[1][k]) = (lse, zero_or_nan(lse));
             (class[k], factor[k]) = (Some(column), g.of(&lead, *row));
-            below[k] = element(job, 0, &lead, *row, column) - lse;
+            below[k] = logit - lse;
         }
         let mut at = softmax_frames(Softmax(scale), which.len(), &found);
         for k in 0..which.len() {
@@ -241,16 +250,13 @@ fn cross_entropy_gradient_of<E: Math>(
             out.set(&lead, *row, class, factor[k] * value);
         }
     });
-    check(wrong)
+    wrong.check()
 }
 
 /// The sum of the weights of the labels of all rows that count, before the rows are read.
 pub fn weights(job: &Job, terms: &Terms) -> f64 {
-    let lead = Lead { shape: &job.lead };
     let [sum] = over_rows(job, 2.0, BATCH, |which, [sum]| {
-        for row in which {
-            class_of(job, &lead, *row, &Mutex::new(None)).into_iter().for_each(|class| sum.push(terms.weight(class)));
-        }
+        job.classes_of(which).into_iter().filter(|c| *c != NO_CLASS).for_each(|class| sum.push(terms.weight(class)));
     });
     sum.sum()
 }
@@ -275,19 +281,22 @@ fn cross_entropy_and_gradient_of<E: Math>(
     let work = 2.0 * nanoseconds_a_row(job.classes, 1) + 20.0;
     let (job, out) = (&settled(job, vec![&mut out.lead], work), &out);
     let lead = Lead { shape: &job.lead };
-    let wrong = Mutex::new(None);
+    let wrong = Wrong::default();
     let rows = job.inputs::<E, 1>([Map::Keep]);
     let most = Normalised::<E>::group(job.classes);
     let [sum, weights] = over_rows(&without_ignoring(job), work, most, |which, [sum, weights]| {
         let found = Normalised::new(scale, &rows, which, true);
         let (mut class, mut below, mut times) = ([None; BATCH], [0.0; BATCH], [0.0; BATCH]);
-        for (k, row) in which.iter().enumerate() {
+        for (k, (row, (column, logit))) in which.iter().zip(job.labelled(0, which)).enumerate() {
             if !job.counts(&lead, *row) {
                 continue;
             }
-            let Some(column) = class_of(job, &lead, *row, &wrong) else { continue };
+            if column == NO_CLASS {
+                wrong.note(job, &lead, *row);
+                continue;
+            }
             let weight = terms.weight(column);
-            let value = (found.max[k] - element(job, 0, &lead, *row, column)) + found.over[k];
+            let value = (found.max[k] - logit) + found.over[k];
             sum.push(weight * value);
             weights.push(weight);
             saved.set(*row, found.max[k] + found.over[k]);
@@ -304,7 +313,7 @@ fn cross_entropy_and_gradient_of<E: Math>(
             }
         }
     });
-    check(wrong)?;
+    wrong.check()?;
     Ok((sum.sum(), weights.sum()))
 }
 
@@ -346,12 +355,15 @@ pub fn nll(job: &Job, terms: &Terms, mut out: Option<Field>) -> Result<(f64, f64
     if let Some(out) = &out {
         clear(job, out);
     }
-    let wrong = Mutex::new(None);
+    let wrong = Wrong::default();
     let [sum, weights] = over_rows(job, work, BATCH, |which, [sum, weights]| {
-        for row in which {
-            let Some(class) = class_of(job, &lead, *row, &wrong) else { continue };
+        for (row, (class, ln)) in which.iter().zip(job.labelled(0, which)) {
+            if class == NO_CLASS {
+                wrong.note(job, &lead, *row);
+                continue;
+            }
             let weight = terms.weight(class);
-            let value = -weight * element(job, 0, &lead, *row, class);
+            let value = -weight * ln;
             sum.push(value);
             weights.push(weight);
             if let Some(out) = &out {
@@ -359,23 +371,26 @@ pub fn nll(job: &Job, terms: &Terms, mut out: Option<Field>) -> Result<(f64, f64
             }
         }
     });
-    check(wrong)?;
+    wrong.check()?;
     Ok((sum.sum(), weights.sum()))
 }
 
 /// The gradient of [`nll`] by the log-probabilities, into a field of zeros.
 pub fn nll_gradient(job: &Job, terms: &Terms, g: &Upstream, out: &Field) -> Result<()> {
     let lead = Lead { shape: &job.lead };
-    let wrong = Mutex::new(None);
+    let wrong = Wrong::default();
     over_rows::<0>(job, 10.0, BATCH, |which, _| {
-        for row in which {
-            let Some(class) = class_of(job, &lead, *row, &wrong) else { continue };
+        for (row, class) in which.iter().zip(job.classes_of(which)) {
+            if class == NO_CLASS {
+                wrong.note(job, &lead, *row);
+                continue;
+            }
             let to = out.data.wrapping_offset(lead.offset(&out.lead, *row) + class as isize * out.class_stride);
             // SAFETY: the field has this class of this row, and one thread alone writes it.
             unsafe { out.dtype.store(-terms.weight(class) * g.of(&lead, *row), to) };
         }
     });
-    check(wrong)
+    wrong.check()
 }
 
 /// Cross entropy of logits (operand 0) and probabilities (operand 1): the sum over rows. `saved` gets the log-sum-exp and

@@ -86,6 +86,7 @@ fn added<S: Simd, E: Math>(
 
 impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
     const LOOKS: bool = true;
+    const EXACT: [bool; 5] = [false, false, false, true, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; 3], [p, q]: [V<S, E>; 2]) -> [V<S, E>; 3] {
@@ -144,6 +145,7 @@ pub struct CrossEntropyLog<E>(pub Scale<E>, pub Scale<E>);
 
 impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
     const LOOKS: bool = true;
+    const EXACT: [bool; 5] = [false, true, false, true, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, mut seen: [V<S, E>; 8], [x, y]: [V<S, E>; 2]) -> [V<S, E>; 8] {
@@ -226,6 +228,7 @@ pub struct CrossEntropyLogLin<E>(pub Scale<E>);
 
 impl<E: Math> Measure<E, 2, 5, 5, 1> for CrossEntropyLogLin<E> {
     const LOOKS: bool = true;
+    const EXACT: [bool; 5] = [false, false, false, true, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, mut seen: [V<S, E>; 5], [x, q]: [V<S, E>; 2]) -> [V<S, E>; 5] {
@@ -322,6 +325,7 @@ pub struct CrossEntropyMixed<E>(pub Scale<E>);
 
 impl<E: Math> Measure<E, 2, 5, 4, 1> for CrossEntropyMixed<E> {
     const LOOKS: bool = true;
+    const EXACT: [bool; 4] = [false, false, true, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, mut seen: [V<S, E>; 5], [p, y]: [V<S, E>; 2]) -> [V<S, E>; 5] {

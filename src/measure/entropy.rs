@@ -10,20 +10,22 @@ use crate::math::Math;
 use crate::rows::{Done, Measure, Part, Terms, none};
 use crate::simd::*;
 
-/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as
-/// [`CrossEntropyLin`], but p and q outside the largest, which are the same, once.
+/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as of [`CrossEntropyLin`], with the sum of q
+/// outside the largest last: 0 while it is that of p, which it is until parts meet, where it adds k·q₀ and p what was summed.
 #[derive(Clone, Copy)]
 pub struct EntropyLin;
 
 /// The frame and the sums of the cross entropy of these rows with themselves.
 #[inline(always)]
-fn with_itself<S: Simd>(p: Part<S, LIN, 4>) -> Part<S, 3, 5> {
-    let [top, rest, count, moment] = p.sum;
-    Part { at: [p.at[0], p.at[0], p.at[1]], sum: [top, rest, rest, count, moment] }
+fn with_itself<S: Simd>(p: Part<S, LIN, 5>) -> Part<S, 3, 5> {
+    let [top, rest, count, moment, own] = p.sum;
+    let has_own = own.hi.simd_gt(0.0);
+    Part { at: [p.at[0], p.at[0], p.at[1]], sum: [top, rest, Sum::select(has_own, own, rest), count, moment] }
 }
 
-impl<E: Math> Measure<E, 1, LIN, 4, 1> for EntropyLin {
+impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
     const LOOKS: bool = true;
+    const EXACT: [bool; 5] = [false, false, true, false, true];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; LIN], [p]: [V<S, E>; 1]) -> [V<S, E>; LIN] {
@@ -41,8 +43,8 @@ impl<E: Math> Measure<E, 1, LIN, 4, 1> for EntropyLin {
         s: S,
         at: &[V<S, E>; LIN],
         [p]: [V<S, E>; 1],
-        [tops, others, count, moment]: [V<S, E>; 4],
-    ) -> Terms<S, E, 4> {
+        [tops, others, count, moment, own]: [V<S, E>; 5],
+    ) -> Terms<S, E, 5> {
         let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let (scale, raw) = (at[0], p);
         let p = raw * scale;
@@ -53,19 +55,20 @@ impl<E: Math> Measure<E, 1, LIN, 4, 1> for EntropyLin {
             top.select(others, others + p),
             top.select(count + one, count),
             top.select(moment, fma(p, ln, moment)),
+            own,
         ];
         (sums, odd)
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 4>, b: Part<S, LIN, 4>) -> Part<S, LIN, 4> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 5>, b: Part<S, LIN, 5>) -> Part<S, LIN, 5> {
         let both = CrossEntropyLin::join(s, with_itself(a), with_itself(b));
-        let [top, rest, _, count, moment] = both.sum;
-        Part { at: [both.at[1], both.at[2]], sum: [top, rest, count, moment] }
+        let [top, rest, own, count, moment] = both.sum;
+        Part { at: [both.at[1], both.at[2]], sum: [top, rest, count, moment, own] }
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 4>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
+    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
         let (value, [_, mass]) = CrossEntropyLin::value(s, with_itself(p));
         let zero = W::splat(s, 0.0);
         Done { value: [value], mass: [mass], again: zero.simd_gt(zero), hint: [zero; LIN] }
@@ -78,6 +81,7 @@ pub struct EntropyLog<E>(pub Scale<E>);
 
 impl<E: Math> Measure<E, 1, LOG, 3, 1> for EntropyLog<E> {
     const LOOKS: bool = true;
+    const EXACT: [bool; 3] = [false, true, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; LOG], [x]: [V<S, E>; 1]) -> [V<S, E>; LOG] {

@@ -13,6 +13,7 @@ pub struct Total;
 
 impl<E: Math> Measure<E, 1, LIN, 3, 2> for Total {
     const LOOKS: bool = true;
+    const EXACT: [bool; 3] = [false, true, true];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; LIN], [p]: [V<S, E>; 1]) -> [V<S, E>; LIN] {
@@ -73,6 +74,7 @@ pub struct LogSumExp<E>(pub Scale<E>);
 
 impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
     const LOOKS: bool = true;
+    const EXACT: [bool; 2] = [false, true];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; LOG], [x]: [V<S, E>; 1]) -> [V<S, E>; LOG] {
@@ -266,6 +268,7 @@ impl<E: Math, const I: usize> Expected<E, I> {
 
 impl<E: Math, const I: usize> Measure<E, I, 5, 4, 4> for Expected<E, I> {
     const LOOKS: bool = true;
+    const EXACT: [bool; 4] = [false, false, true, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, mut seen: [V<S, E>; 5], x: [V<S, E>; I]) -> [V<S, E>; 5] {

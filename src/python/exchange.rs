@@ -331,6 +331,26 @@ fn unreadable(name: &str, obj: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     PyTypeError::new_err(format!("{name} cannot be read: {first}"))
 }
 
+/// Bytes from which large pages are worth asking for: numpy's own choice.
+const LARGE: usize = 4 << 20;
+/// What a large page is aligned to.
+const PAGE: usize = 2 << 20;
+
+/// Asks the system for large pages where a new tensor lies, as numpy does for its arrays. Without them 40 MB of new memory took
+/// 15 ms to be written first (a fault every 4 KiB), with them 4. The system may refuse: then pages are small.
+fn prefer_large_pages(data: *mut u8, bytes: usize) {
+    let skipped = data.align_offset(PAGE);
+    if bytes < LARGE || bytes <= skipped {
+        return;
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range lies in memory that has just been allocated and that nobody else knows of; its contents do not change.
+    let _ = unsafe {
+        let whole = (bytes - skipped) / PAGE * PAGE;
+        rustix::mm::madvise(data.wrapping_add(skipped).cast(), whole, rustix::mm::Advice::LinuxHugepage)
+    };
+}
+
 /// A new tensor, until it is handed out.
 pub enum Fresh<'py> {
     /// Allocated by the exchange table.
@@ -394,6 +414,7 @@ impl<'py> Fresh<'py> {
         let view = unsafe { &(*made).view };
         let data = view.data.cast::<u8>().wrapping_add(view.byte_offset as usize);
         let size = dtype.size() as isize;
+        prefer_large_pages(data, shape.iter().product::<usize>() * dtype.size());
         let strides = if view.strides.is_null() || shape.is_empty() {
             c_order(shape, size)
         } else {
@@ -418,6 +439,7 @@ impl<'py> Fresh<'py> {
         keywords.set_item("dtype", torch.getattr(name)?)?;
         let tensor = torch.call_method("empty", (PyTuple::new(py, shape)?,), Some(&keywords))?;
         let data = tensor.call_method0("data_ptr")?.extract::<usize>()? as *mut u8;
+        prefer_large_pages(data, shape.iter().product::<usize>() * dtype.size());
         Ok((Fresh::Torch(tensor), data, c_order(shape, dtype.size() as isize)))
     }
 

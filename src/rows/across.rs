@@ -144,54 +144,87 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
             at = array(|r| E::narrow([frames[0][r], frames[1][r]]));
         }
         let zero = [V::<S, E>::splat(s, E::ZERO); K];
-        let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 16];
-        for start in (0..n).step_by(CHAIN * lanes) {
-            for first in (0..present).step_by(A) {
-                let abreast = A.min(present - first);
-                let (mut sums, mut unusual) = ([zero; A], none::<S, E>(s));
-                for from in (start + first..n).step_by(lanes).take(CHAIN) {
-                    for (u, sums) in sums.iter_mut().enumerate() {
-                        if u < abreast && from + u < n {
-                            let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), *sums);
-                            (*sums, unusual) = (sum, unusual | odd);
+        let quarters = lanes / 4;
+        let (mut counts, mut part) = (zero, [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 4]);
+        for (j, part) in part.iter_mut().enumerate().take(present.min(quarters)) {
+            // Lanes that meet before all others do, side by side if they meet first.
+            let four = [j, j + 2 * quarters, j + quarters, j + 3 * quarters];
+            let mut pairs = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 2];
+            for first in (0..4).step_by(A).filter(|first| four[*first] < present) {
+                let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; A];
+                for start in (0..n).step_by(CHAIN * lanes) {
+                    let (mut sums, mut unusual) = ([zero; A], none::<S, E>(s));
+                    for from in (start..n).step_by(lanes).take(CHAIN) {
+                        for (u, sums) in sums.iter_mut().enumerate() {
+                            let i = from + four[first + u];
+                            if i < n {
+                                let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(i), *sums);
+                                (*sums, unusual) = (sum, unusual | odd);
+                            }
                         }
                     }
-                }
-                if unusual.any_true() {
-                    for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
-                        *sums = zero;
-                        for i in (start + first + u..n).step_by(lanes).take(CHAIN) {
-                            (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
+                    if unusual.any_true() {
+                        for (u, sums) in sums.iter_mut().enumerate() {
+                            *sums = zero;
+                            for i in (start + four[first + u]..n).step_by(lanes).take(CHAIN) {
+                                (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
+                            }
                         }
                     }
-                }
-                for u in 0..abreast {
                     for k in 0..K {
-                        let lane = &mut lane[first + u][k];
-                        if start == 0 {
-                            lane.write(E::acc_of(s, sums[u][k]));
-                        } else {
-                            // SAFETY: the first round has written every lane that is present.
-                            lane.write(E::acc_add(unsafe { lane.assume_init() }, sums[u][k]));
+                        for u in 0..A {
+                            let lane = &mut lane[u][k];
+                            if M::EXACT[k] {
+                                counts[k] += sums[u][k];
+                            } else if start == 0 {
+                                lane.write(E::acc_of(s, sums[u][k]));
+                            } else {
+                                // SAFETY: the first round has written it.
+                                lane.write(E::acc_add(unsafe { lane.assume_init() }, sums[u][k]));
+                            }
+                        }
+                    }
+                }
+                for u in (0..A).filter(|u| four[first + u] < present) {
+                    let place = first + u;
+                    for k in (0..K).filter(|k| !M::EXACT[*k]) {
+                        let pair = &mut pairs[place / 2][k];
+                        // SAFETY: a lane that is present has been written, and one of an odd place meets one that is too.
+                        unsafe {
+                            let x = lane[u][k].assume_init();
+                            pair.write(if place % 2 == 0 { x } else { E::acc_join(pair.assume_init(), x) });
                         }
                     }
                 }
             }
+            for k in (0..K).filter(|k| !M::EXACT[*k]) {
+                // SAFETY: the first lane is present, and the first of the second pair where it says so.
+                unsafe {
+                    let x = pairs[0][k].assume_init();
+                    part[k].write(if four[2] < present { E::acc_join(x, pairs[1][k].assume_init()) } else { x });
+                }
+            }
         }
-        let mut width = lanes / 2;
+        let mut width = quarters / 2;
         while width > 0 {
             for j in 0..width.min(present.saturating_sub(width)) {
-                for k in 0..K {
-                    // SAFETY: j < j + width < present, and the lanes below that have been written.
-                    let (a, b) = unsafe { (lane[j][k].assume_init(), lane[j + width][k].assume_init()) };
-                    lane[j][k].write(E::acc_join(a, b));
+                for k in (0..K).filter(|k| !M::EXACT[*k]) {
+                    // SAFETY: j < j + width < present, and the parts below that have been written.
+                    let (a, b) = unsafe { (part[j][k].assume_init(), part[j + width][k].assume_init()) };
+                    part[j][k].write(E::acc_join(a, b));
                 }
             }
             width /= 2;
         }
         let whole: [E::Acc<S>; K] = array(|k| {
-            // SAFETY: lane 0 has been written where there is a class.
-            if present > 0 { unsafe { lane[0][k].assume_init() } } else { E::acc_zero(s) }
+            if M::EXACT[k] {
+                E::acc_of(s, counts[k])
+            } else if present > 0 {
+                // SAFETY: the first part has been written where there is a class.
+                unsafe { part[0][k].assume_init() }
+            } else {
+                E::acc_zero(s)
+            }
         });
         for r in 0..R {
             let wide = E::widen(at[r]);

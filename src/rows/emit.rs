@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 use smallvec::SmallVec;
 
-use super::source::{Scratch, Tile, square};
+use super::source::{Scratch, Tile, to_rows};
 use super::{BATCH, BLOCK, Dtype, Input, Lead, Offsets, Rows, SHORT, tiled};
 use crate::math::Math;
 use crate::simd::*;
@@ -272,7 +272,7 @@ impl<E: Math> Call<'_, E> {
                 continue;
             }
             // SAFETY: there are n classes of LANES rows, and room for as many and one vector more.
-            unsafe { transpose(s, values, n, count, rows) };
+            unsafe { to_rows(s, values, n, count, rows) };
             // Rows without a gap are one run.
             let whole = even && target.class_stride == size && n == self.classes && step == n as isize * size;
             for (k, place) in place.iter().enumerate().take(if whole { 1 } else { count }) {
@@ -288,35 +288,6 @@ impl<E: Math> Call<'_, E> {
 
 /// Elements of a tile's rows, and of one vector that spills out of the last.
 const ROOM: usize = BLOCK + 16;
-
-/// Writes `classes` classes of `LANES` rows, which lie class by class, row by row; the first `count` rows of them.
-///
-/// # Safety
-/// `values` has the elements, `out` room for `classes · count + LANES`.
-#[inline(always)]
-unsafe fn transpose<S: Simd, E: Element>(s: S, values: *const E, classes: usize, count: usize, out: *mut E) {
-    let lanes = E::LANES;
-    for start in (0..classes).step_by(lanes) {
-        let n = (classes - start).min(lanes);
-        // Of the last class as many as are missing. SAFETY: class start + min(i, n − 1) has been written.
-        let r = square::<S, E>(array(|i| unsafe { load(s, values.add(lanes * (start + i.min(n - 1)))) }));
-        for (k, r) in r.iter().enumerate().take(count) {
-            // SAFETY: there is room for all rows and a vector.
-            let to = unsafe { out.add(classes * k + start) };
-            if n == lanes || start == 0 {
-                // What spills out of a short row is of the next, which is written after it. SAFETY: as above.
-                unsafe { store::<S, E>(*r, to) };
-            } else {
-                let mut short = [E::ZERO; 16];
-                // SAFETY: an array of 16 holds a vector, and n elements of the row have room.
-                unsafe {
-                    store::<S, E>(*r, short.as_mut_ptr());
-                    short.as_ptr().copy_to_nonoverlapping(to, n);
-                }
-            }
-        }
-    }
-}
 
 /// Stores `n` values, rounded to the dtype. For callers with the features of a level.
 ///

@@ -101,6 +101,8 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
     const TWO_PASSES: bool = false;
     /// Whether the first classes of a block are tried for a better frame before the first pass.
     const TRIES: bool = false;
+    /// Which sums are numbers of classes, or have nothing added by terms: exact in any order and precision.
+    const EXACT: [bool; K] = [false; K];
 
     /// Running maxima, the first numbers of `seen`; exact, so their order does not matter.
     #[inline(always)]

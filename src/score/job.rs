@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::operand::{Axes, Bytes, KNOWN, Labels, Numbers, Operand, Out};
+use super::operand::{Axes, Bytes, KNOWN, Labels, NO_CLASS, Numbers, Operand, Out};
 use crate::math::Math;
-use crate::rows::{BATCH, Input, Lead, Map, Mask, Rows};
+use crate::rows::{BATCH, Input, Lead, Map, Mask, Offsets, Rows};
 
 /// Everything a call is about.
 #[derive(Clone, Debug)]
@@ -230,6 +230,28 @@ impl Job {
     /// The class that a label is, if it is one.
     pub fn class_of(&self, label: i128) -> Option<usize> {
         usize::try_from(label).ok().filter(|class| *class < self.classes)
+    }
+
+    /// The class that each row is labelled with, [`NO_CLASS`] where the label is none, or there are no labels.
+    pub fn classes_of(&self, rows: &[usize]) -> SmallVec<[usize; BATCH]> {
+        match &self.labels {
+            Some(labels) => labels.classes(&Lead { shape: &self.lead }, rows, self.classes),
+            None => smallvec![NO_CLASS; rows.len()],
+        }
+    }
+
+    /// The same, and what the row of an operand holds there; no mass where it is excluded.
+    pub fn labelled(&self, k: usize, rows: &[usize]) -> SmallVec<[(usize, f64); BATCH]> {
+        let input = self.input(k, Map::Keep);
+        let offsets = Offsets::new(&input, &Lead { shape: &self.lead }, rows);
+        let mut found = smallvec![(NO_CLASS, 0.0); rows.len()];
+        for (k, (found, class)) in found.iter_mut().zip(self.classes_of(rows)).enumerate() {
+            if class != NO_CLASS {
+                // SAFETY: the operand and the mask have this class of this row.
+                *found = (class, unsafe { input.class(offsets.get(k), class) });
+            }
+        }
+        found
     }
 
     /// One element of a row as it is stored; no mass where it is excluded.

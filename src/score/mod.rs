@@ -8,7 +8,7 @@ mod work;
 
 pub use invalid::{Invalid, Verdict};
 pub use job::Job;
-pub use operand::{Axes, Bytes, Given, KNOWN, Labels, Numbers, Operand, Out};
+pub use operand::{Axes, Bytes, Given, KNOWN, Labels, NO_CLASS, Numbers, Operand, Out};
 pub use rescue::{Reach, Rescue};
 pub use work::{grain, nanoseconds_a_row};
 
@@ -96,12 +96,15 @@ fn settle<const I: usize, const O: usize>(
 ) {
     let mass = batch.mass;
     let beyond = |k: usize| rescue.reach.is_some_and(|reach| reach.exceeded([mass[0][k], mass[I - 1][k]]));
-    let mut suspect = batch.value[0].iter().any(|v| v.is_nan()) || (0..batch.rows.len()).any(beyond);
+    // Without a way out of the loop, which so becomes one over vectors.
+    let mut suspect = batch.value[0].iter().fold(false, |any, v| any | v.is_nan());
+    suspect |= rescue.reach.is_some() && (0..batch.rows.len()).any(beyond);
     for (k, x) in job.operands.iter().enumerate() {
         if job.check_sums && x.given.is_normalised() {
-            let (expected, tolerance) = (if x.given.is_log() { 0.0 } else { 1.0 }, Job::tolerance(x.dtype));
-            // Rounding of the sum itself must not decide.
-            suspect |= batch.mass[k].iter().any(|m| m.is_nan() || (m - expected).abs() > tolerance * (1.0 - 1e-6));
+            let expected = if x.given.is_log() { 0.0 } else { 1.0 };
+            // Rounding of the sum itself must not decide. What is not within it is off or NaN.
+            let tolerance = Job::tolerance(x.dtype) * (1.0 - 1e-6);
+            suspect |= !batch.mass[k].iter().fold(true, |all, m| all & ((m - expected).abs() <= tolerance));
         }
     }
     // A bit a row.
@@ -128,7 +131,8 @@ fn settle<const I: usize, const O: usize>(
     if let Some(labels) = &job.labels {
         let likelihoods = surprise(job, labels, level, batch, invalid);
         for (k, (value, likelihood)) in batch.value[0].iter_mut().zip(likelihoods).enumerate() {
-            if !value.is_nan() && rescued >> k & 1 == 0 {
+            // Of rows none of which is suspect none is NaN.
+            if !suspect || (!value.is_nan() && rescued >> k & 1 == 0) {
                 *value = likelihood;
             }
         }
@@ -160,19 +164,19 @@ fn surprise<const I: usize, const O: usize>(
 ) -> SmallVec<[f64; BATCH]> {
     let (lead, x) = (Lead { shape: &job.lead }, &job.operands[I - 1]);
     let input = job.input(I - 1, Map::Keep);
-    let (offsets, label_of) = (Offsets::new(&input, &lead, batch.rows), labels.of(&lead, batch.rows));
+    let (offsets, classes) = (Offsets::new(&input, &lead, batch.rows), job.classes_of(batch.rows));
     let (log, [max, over]) = (x.given.is_log(), [O - 2, O - 1].map(|o| &*batch.value[o]));
     let mut result = smallvec![0.0; batch.rows.len()];
     // Ratios of a subnormal mass that overflow.
     let mut beyond = Vec::new();
-    for (k, result) in result.iter_mut().enumerate() {
-        let label = label_of(k);
-        let Some(column) = job.class_of(label) else {
+    for (k, (result, class)) in result.iter_mut().zip(classes).enumerate() {
+        if class == NO_CLASS {
+            let label = labels.get(&lead, batch.rows[k]);
             invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(batch.rows[k], label);
             continue;
-        };
+        }
         // SAFETY: the operand and the mask have this class of this row. A zero without its sign.
-        let value = unsafe { input.class(offsets.get(k), column) } + 0.0;
+        let value = unsafe { input.class(offsets.get(k), class) } + 0.0;
         if log {
             *result = (max[k] - value) / x.temperature + over[k];
         } else {

@@ -1,8 +1,8 @@
 //! What a call is about, as memory: the rows, the labels and flags that go with them, and where results go.
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
-use crate::rows::{Dtype, Lead, Map};
+use crate::rows::{BATCH, Dtype, Lead, Map};
 
 /// One number an axis. Arrays of up to four take no allocation: with eleven of them a call on one row took twice as long.
 pub type Axes<T> = SmallVec<[T; 4]>;
@@ -94,6 +94,9 @@ impl Operand {
     }
 }
 
+/// What stands for a class where there is none.
+pub const NO_CLASS: usize = usize::MAX;
+
 /// The labels of the rows.
 #[derive(Clone, Debug)]
 pub struct Labels {
@@ -113,24 +116,41 @@ impl Labels {
     /// The label of a row.
     #[inline]
     pub fn get(&self, lead: &Lead<'_>, row: usize) -> i128 {
-        self.at(lead.offset(&self.lead, row))
-    }
-
-    /// The labels of rows, by their place among them.
-    pub(super) fn of(&self, lead: &Lead<'_>, rows: &[usize]) -> impl Fn(usize) -> i128 {
-        let (first, step) = (lead.offset(&self.lead, rows[0]), lead.step(&self.lead, rows));
-        move |k| match step {
-            Some(step) => self.at(first + k as isize * step),
-            None => self.get(lead, rows[k]),
-        }
-    }
-
-    /// The label at an offset.
-    #[inline]
-    fn at(&self, offset: isize) -> i128 {
-        let at = self.data.wrapping_offset(offset);
-        // SAFETY: the array has the shape of the leading axes, and offsets are those of its rows.
+        let at = self.data.wrapping_offset(lead.offset(&self.lead, row));
+        // SAFETY: the array has the shape of the leading axes.
         unsafe { self.dtype.integer(at, self.swapped) }
+    }
+
+    /// The class, among so many, that the label of each row is; [`NO_CLASS`] where it is none.
+    pub(super) fn classes(&self, lead: &Lead<'_>, rows: &[usize], classes: usize) -> SmallVec<[usize; BATCH]> {
+        let mut found = smallvec![NO_CLASS; rows.len()];
+        let (first, step) = (lead.offset(&self.lead, rows[0]), lead.step(&self.lead, rows));
+        macro_rules! read {
+            ($t:ty) => {
+                for (k, found) in found.iter_mut().enumerate() {
+                    let offset = match step {
+                        Some(step) => first + k as isize * step,
+                        None => lead.offset(&self.lead, rows[k]),
+                    };
+                    // SAFETY: the array has the shape of the leading axes, and offsets are those of its rows.
+                    let label = unsafe { self.data.wrapping_offset(offset).cast::<$t>().read_unaligned() };
+                    let label = if self.swapped { label.swap_bytes() } else { label };
+                    *found = usize::try_from(label).ok().filter(|class| *class < classes).unwrap_or(NO_CLASS);
+                }
+            };
+        }
+        match self.dtype {
+            Dtype::I8 => read!(i8),
+            Dtype::I16 => read!(i16),
+            Dtype::I32 => read!(i32),
+            Dtype::I64 => read!(i64),
+            Dtype::U8 => read!(u8),
+            Dtype::U16 => read!(u16),
+            Dtype::U32 => read!(u32),
+            Dtype::U64 => read!(u64),
+            _ => {}
+        }
+        found
     }
 }
 

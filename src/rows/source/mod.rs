@@ -6,9 +6,11 @@
 mod dtype;
 mod stage;
 mod tile;
+mod transpose;
 
 pub use dtype::Dtype;
-pub(crate) use tile::{Scratch, Tile, square};
+pub(crate) use tile::{Scratch, Tile};
+pub(crate) use transpose::to_rows;
 
 use std::mem::MaybeUninit;
 

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::stage::stage;
+use super::transpose::to_classes;
 use super::{Input, Lead, Map};
 use crate::math::Math;
 use crate::rows::{BATCH, BLOCK, Offsets, SHORT};
@@ -158,62 +159,7 @@ impl Input<'_> {
             }
         }
         // SAFETY: every pointer has `classes` readable elements, LANES if `whole`; the tile has room for SHORT classes.
-        unsafe { transpose(s, &from, classes, whole, out) };
+        unsafe { to_classes(s, &from, classes, whole, out) };
         staged
-    }
-}
-
-/// `LANES` vectors transposed.
-#[inline(always)]
-pub(crate) fn square<S: Simd, E: Element>(r: [V<S, E>; 16]) -> [V<S, E>; 16] {
-    // log2 LANES steps, written out: a loop over them was left as one, in memory.
-    let r = interleave::<S, E>(interleave::<S, E>(interleave::<S, E>(r)));
-    if E::LANES == 16 { interleave::<S, E>(r) } else { r }
-}
-
-/// The first half of `LANES` vectors interleaved with the second.
-#[inline(always)]
-fn interleave<S: Simd, E: Element>(r: [V<S, E>; 16]) -> [V<S, E>; 16] {
-    let half = E::LANES / 2;
-    array(|k| {
-        let (a, b) = (r[k / 2 % half], r[k / 2 % half + half]);
-        if k % 2 == 0 { a.zip_low(b) } else { a.zip_high(b) }
-    })
-}
-
-/// Writes `LANES` rows of `classes` elements class by class.
-///
-/// # Safety
-/// Each of the first `LANES` pointers has `classes` readable elements, and `LANES` if `whole`; `out` has room for
-/// `LANES · classes`.
-#[inline(always)]
-unsafe fn transpose<S: Simd, E: Element>(s: S, from: &[*const E; 16], classes: usize, whole: bool, out: *mut E) {
-    let lanes = E::LANES;
-    let mut start = 0;
-    while start < classes {
-        // The last columns overlap those before rather than fall short.
-        let (first, n) = if start + lanes <= classes || classes < lanes {
-            (start, (classes - start).min(lanes))
-        } else {
-            (classes - lanes, lanes)
-        };
-        let mut short;
-        let mut at = from.map(|from| from.wrapping_add(first));
-        if n < lanes && !whole {
-            short = [[E::ZERO; 16]; 16];
-            for (at, short) in at.iter_mut().zip(&mut short).take(lanes) {
-                // SAFETY: elements first … first + n − 1 of the row are readable, and n < 16.
-                unsafe { at.copy_to_nonoverlapping(short.as_mut_ptr(), n) };
-                *at = short.as_ptr();
-            }
-        }
-        // One plain load for every row: a choice in this loop was compiled to element-wise copies. SAFETY: LANES elements
-        // from here are readable if n = LANES or `whole`, and else have been copied to `short`.
-        let r = square::<S, E>(array(|k| unsafe { load(s, at[if k < lanes { k } else { 0 }]) }));
-        for (k, r) in r.iter().enumerate().take(n) {
-            // SAFETY: class first + k < classes has room for LANES elements.
-            unsafe { store::<S, E>(*r, out.add(lanes * (first + k))) };
-        }
-        start += lanes;
     }
 }
