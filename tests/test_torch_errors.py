@@ -104,7 +104,8 @@ for _name in ("softmax", "log_softmax", "nn.functional.softmin"):
         ]
     ):
         WRONG[f"{_name} {_i}"] = (_name, *_case)
-WRONG["softmin of booleans"] = ("nn.functional.softmin", (X.bool(),), {"dim": 1, "dtype": torch.float32})
+WRONG["softmin of booleans"] = ("nn.functional.softmin", (X.bool(),), {"dim": 1})
+WRONG["softmin of booleans, cast"] = ("nn.functional.softmin", (X.bool(),), {"dim": 1, "dtype": torch.float32})
 for _i, _case in enumerate([((X, (0, 0)), {}), ((X, 2), {}), ((X, ()), {}), ((torch.ones(3), []), {})]):
     WRONG[f"logsumexp {_i}"] = ("logsumexp", *_case)
 

@@ -6,7 +6,7 @@
 //! |---|---|---|---|---|---|
 //! | `exp_reduced` | 11 | abs(r) ≤ 0.36 | 1 | 0.714 | −0.35991924479340237 |
 //! | `ln_tail` | 20 | √½ − 1 ≤ f ≤ √2 − 1, abs(f) ≥ 1.5e-154 | 2 | 1.619 | 0.39302797898033703 |
-//! | `ln`, `ln_or_zero`, `ln_scaled_or_zero` | 20 | x > 0, subnormal too | 1 | 0.783 | 1.4142135623730947 |
+//! | `ln`, `ln_or_zero` | 20 | x > 0, subnormal too | 1 | 0.783 | 1.4142135623730947 |
 //! | `phi` | 13 | abs(d) ≤ 1 | 2 | 0.829 | −0.915470808541857 |
 //! | `phi_times` | 13 | abs(d) ≤ 1 | 1 | 0.907 | −0.9995192908006314 |
 //! | `js_log` | 13 | 0 ≤ x ≤ 1 | 2 | 0.841 | 0.9025392367376952 |
@@ -78,12 +78,6 @@ impl Math for f64 {
         four_chains::<S, f64, _>(s, f, &LN_F64)
     }
 
-    /// Half an ulp of `f64` worse: nothing wider takes the sum.
-    #[inline(always)]
-    fn ln_join_term<S: Simd>(s: S, k: V<S, f64>, f: V<S, f64>) -> V<S, f64> {
-        Self::ln_join(s, k, f)
-    }
-
     #[inline(always)]
     fn phi<S: Simd>(s: S, d: V<S, f64>) -> V<S, f64> {
         four_chains::<S, f64, _>(s, d, &PHI_F64)
@@ -121,12 +115,17 @@ impl Math for f64 {
 mod tests {
     use super::super::testing::{at_every_level, check, op};
     use super::*;
+    use crate::simd::two_sum;
 
     op!(Exp: f64, s, r => f64::exp_reduced(s, r));
     op!(Tail: f64, s, f => f64::ln_tail(s, f));
     op!(Ln: f64, s, x => <f64 as Math>::ln(s, x));
     op!(LnOrZero: f64, s, x => f64::ln_or_zero(s, x));
-    op!(LnTerm: f64, s, x => f64::ln_scaled_or_zero(s, x, f64x8::splat(s, 1.0)));
+    op!(LnApart: f64, s, x => {
+        let [k, l] = f64::ln_apart_scaled(s, x, f64x8::splat(s, 1.0));
+        let (sum, lost) = two_sum(k * f64x8::splat(s, f64::LN2_HI), l);
+        sum + fma(k, f64x8::splat(s, f64::LN2_LO), lost)
+    });
     op!(Phi: f64, s, d => f64::phi(s, d));
     op!(PhiTimes: f64, s, d => f64::phi_times(s, d));
     op!(JsLog: f64, s, x => f64::js_log(s, x));
@@ -141,7 +140,7 @@ mod tests {
         check::<Tail>("ln_tail", 2.0);
         check::<Ln>("ln", 1.0);
         check::<LnOrZero>("ln", 1.0);
-        check::<LnTerm>("ln", 1.0);
+        check::<LnApart>("ln", 1.0);
         check::<Phi>("phi", 2.0);
         check::<PhiTimes>("phi_times", 1.0);
         check::<JsLog>("js_log", 2.0);

@@ -128,56 +128,74 @@ pub trait Math: Element {
         [sum, Self::ln_tail_plus(s, f, low)]
     }
 
-    /// k ln 2 + ln(1 + f) for the terms of a sum: in half the operations, at most a tenth of an ulp of `f32` worse.
+    /// ln x as k and ln(1 + f), of which k ln 2 + ln(1 + f) is the whole, for positive normal x: sums Σ p·k and Σ p·ln(1 + f) that
+    /// are kept apart lose less than one of p·ln x, whose parts are rounded when they meet, for as many operations.
     #[inline(always)]
-    fn ln_join_term<S: Simd>(s: S, k: V<S, Self>, f: V<S, Self>) -> V<S, Self> {
-        fma(k, splat::<S, Self>(s, std::f64::consts::LN_2), Self::ln_tail_plus(s, f, f))
+    fn ln_apart<S: Simd>(s: S, x: V<S, Self>) -> [V<S, Self>; 2] {
+        let (k, f) = Self::ln_split(s, x);
+        [k, Self::ln_tail_plus(s, f, f)]
     }
 
     /// ln x for every float: ln 0 = −∞, NaN below 0, ln ∞ = ∞, subnormal numbers like all others.
     #[inline(always)]
     fn ln<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self> {
-        let at_zero = V::<S, Self>::splat(s, Self::NEG_INFINITY);
-        ln_where_zero_is::<S, Self, false>(s, x, at_zero, splat::<S, Self>(s, 0.0))
+        ln_where_zero_is::<S, Self>(s, x, V::<S, Self>::splat(s, Self::NEG_INFINITY))
     }
 
     /// ln x with ln 0 := 0, so that x ln x is right at 0.
     #[inline(always)]
     fn ln_or_zero<S: Simd>(s: S, x: V<S, Self>) -> V<S, Self> {
-        let zero = splat::<S, Self>(s, 0.0);
-        ln_where_zero_is::<S, Self, false>(s, x, zero, zero)
+        ln_where_zero_is::<S, Self>(s, x, splat::<S, Self>(s, 0.0))
     }
 
-    /// ln(c·x) as a term of a sum, with ln 0 := 0 and c a power of two that is normal: bit for bit that of c·x where the
-    /// product is normal, and right where it would lose bits among the subnormal numbers or vanish.
+    /// [`ln_apart`](Math::ln_apart) of c·x for every x, with ln 0 := 0 and c a power of two that is normal: bit for bit that of c·x
+    /// where the product is normal, and right where it would lose bits among the subnormal numbers or vanish. Where the
+    /// logarithm is no number k is 0.
     #[inline(always)]
-    fn ln_scaled_or_zero<S: Simd>(s: S, x: V<S, Self>, c: V<S, Self>) -> V<S, Self> {
-        let (k, _) = Self::ln_split(s, c);
-        ln_where_zero_is::<S, Self, true>(s, x, splat::<S, Self>(s, 0.0), k)
+    fn ln_apart_scaled<S: Simd>(s: S, x: V<S, Self>, c: V<S, Self>) -> [V<S, Self>; 2] {
+        let zero = splat::<S, Self>(s, 0.0);
+        let plain = Self::is_plain(s, x).all_true();
+        let (more, _) = Self::ln_split(s, c);
+        let (k, f) = split_anywhere::<S, Self>(s, x, plain);
+        let (k, l) = (k + more, Self::ln_tail_plus(s, f, f));
+        if plain {
+            return [k, l];
+        }
+        let number = x.simd_gt(zero) & x.simd_lt(Self::INFINITY);
+        [number.select(k, zero), at_ends::<S, Self>(s, x, l, zero)]
     }
 }
 
-/// ln x + k ln 2, as the term of a sum or within 1 ulp. One test finds the vectors that hold anything but positive normal numbers. They are lifted out of the
-/// subnormal range before the polynomial and put right after it, so that it is compiled once.
+/// ln x. One test finds the vectors that hold anything but positive normal numbers.
 #[inline(always)]
-fn ln_where_zero_is<S: Simd, E: Math, const TERM: bool>(s: S, x: V<S, E>, at_zero: V<S, E>, more: V<S, E>) -> V<S, E> {
-    let zero = splat::<S, E>(s, 0.0);
+fn ln_where_zero_is<S: Simd, E: Math>(s: S, x: V<S, E>, at_zero: V<S, E>) -> V<S, E> {
     let plain = E::is_plain(s, x).all_true();
+    let (k, f) = split_anywhere::<S, E>(s, x, plain);
+    let y = E::ln_join(s, k, f);
+    if plain { y } else { at_ends::<S, E>(s, x, y, at_zero) }
+}
+
+/// [`Math::ln_split`] of numbers of which not all need be normal unless they are `plain`: they are lifted out of the subnormal
+/// range before the polynomial and put right after it, so that it is compiled once.
+#[inline(always)]
+fn split_anywhere<S: Simd, E: Math>(s: S, x: V<S, E>, plain: bool) -> (V<S, E>, V<S, E>) {
     let (normal, shift) = if plain {
-        (x, zero)
+        (x, splat::<S, E>(s, 0.0))
     } else {
         let small = x.simd_lt(V::<S, E>::splat(s, E::TINY));
-        (small.select(E::lift(s, x), x), small.select(V::<S, E>::splat(s, E::LIFT), zero))
+        (small.select(E::lift(s, x), x), small.select(V::<S, E>::splat(s, E::LIFT), splat::<S, E>(s, 0.0)))
     };
     let (k, f) = E::ln_split(s, normal);
-    let k = (k - shift) + more;
-    let y = if TERM { E::ln_join_term(s, k, f) } else { E::ln_join(s, k, f) };
-    if plain {
-        return y;
-    }
-    let infinity = splat::<S, E>(s, f64::INFINITY);
+    (k - shift, f)
+}
+
+/// y, except where ln x is no number: ∞ at ∞, NaN below 0 and of NaN; `at_zero` at 0.
+#[inline(always)]
+fn at_ends<S: Simd, E: Math>(s: S, x: V<S, E>, y: V<S, E>, at_zero: V<S, E>) -> V<S, E> {
+    let zero = splat::<S, E>(s, 0.0);
+    let infinity = V::<S, E>::splat(s, E::INFINITY);
     let y = x.simd_eq(infinity).select(infinity, y);
-    let y = x.simd_gt(zero).select(y, splat::<S, E>(s, f64::NAN));
+    let y = x.simd_gt(zero).select(y, V::<S, E>::splat(s, E::NAN));
     x.simd_eq(zero).select(at_zero, y)
 }
 

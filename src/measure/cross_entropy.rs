@@ -10,23 +10,23 @@ use crate::simd::*;
 /// Cross entropy of masses: ln(Q/q₀) + Σ_{q≠q₀} p·ln(q₀/q)/P.
 ///
 /// Frame: the scale of p, the scale of q, q₀ scaled. Sums: p where q = q₀, p elsewhere, q elsewhere, the number of
-/// q₀, Σ_{q≠q₀} p ln q.
+/// q₀, Σ_{q≠q₀} p ln q as Σ p·k and the rest, ln q being k ln 2 + l (see [`Math::ln_apart`]).
 #[derive(Clone, Copy)]
 pub struct CrossEntropyLin;
 
 impl CrossEntropyLin {
     /// Two parts as one.
     #[inline(always)]
-    pub(super) fn join<S: Simd>(s: S, a: Part<S, 3, 5>, b: Part<S, 3, 5>) -> Part<S, 3, 5> {
+    pub(super) fn join<S: Simd>(s: S, a: Part<S, 3, 6>, b: Part<S, 3, 6>) -> Part<S, 3, 6> {
         let j = join_lin(s, &a.at[1..], &b.at[1..]);
         let zero = W::splat(s, 0.0);
         let scale = a.at[0].min(b.at[0]);
         let [q_rest, count] = j.masses(s, [a.sum[2], b.sum[2]], [a.sum[3], b.sum[3]]);
-        let mut sum = [Sum::new(s, zero); 5];
+        let mut sum = [Sum::new(s, zero); 6];
         (sum[2], sum[3]) = (q_rest, count);
         for (i, part) in [a, b].into_iter().enumerate() {
             let factor = scale / part.at[0];
-            let [top, rest, _, _, moment] = each(part.sum, |x| x.times(factor));
+            let [top, rest, _, _, powers, logs] = each(part.sum, |x| x.times(factor));
             let stays = j.apart[i].simd_eq(zero);
             let demoted = top.times(stays.select(zero, W::splat(s, 1.0)));
             sum[0] = sum[0].plus(top.times(stays.select(W::splat(s, 1.0), zero)));
@@ -39,20 +39,23 @@ impl CrossEntropyLin {
             let shift = present.select(shift, zero);
             let ln_top = present.select(wide::ln(s, part.at[2]) + shift, W::splat(s, f64::NEG_INFINITY));
             let pushed = demoted.hi.simd_gt(zero).select(ln_top, zero);
-            sum[4] = sum[4].plus(moment).plus(rest.times(shift)).plus(demoted.times(pushed));
+            sum[4] = sum[4].plus(powers);
+            sum[5] = sum[5].plus(logs).plus(rest.times(shift)).plus(demoted.times(pushed));
         }
         Part { at: [scale, j.at[0], j.at[1]], sum }
     }
 
     /// The values, and the masses of both rows.
     #[inline(always)]
-    pub(super) fn value<S: Simd>(s: S, part: Part<S, 3, 5>) -> (W<S>, [W<S>; 2]) {
-        let [p_top, p_rest, q_rest, count, moment] = part.sum;
+    pub(super) fn value<S: Simd>(s: S, part: Part<S, 3, 6>) -> (W<S>, [W<S>; 2]) {
+        let [p_top, p_rest, q_rest, count, powers, logs] = part.sum;
         let [scale_p, scale_q, top] = part.at;
         let zero = W::splat(s, 0.0);
         let (total, count) = (p_top.plus(p_rest), count.value(s));
         let over = ln_over_top(s, top, q_rest, count);
         let ln_top = wide::ln_parts(s, top);
+        let [high, low] = [f64::LN2_HI, f64::LN2_LO].map(|x| W::splat(s, x));
+        let moment = powers.times(high).plus(powers.times(low)).plus(logs);
         let less = p_rest.times(ln_top.hi).plus(p_rest.times(ln_top.lo)).plus(moment.negated());
         let below = less.over(total);
         // Not negative; where it rounds to less than 0 it is 0.
@@ -65,28 +68,29 @@ impl CrossEntropyLin {
 }
 
 /// Sums with classes of these masses more, in the units of the frame: where q is the largest (`top`) and elsewhere, where
-/// `weight`·ln q is added too.
+/// `weight`·(k ln 2 + l) is added too.
 #[inline(always)]
 fn added<S: Simd, E: Math>(
     s: S,
     top: M<S, E>,
     [p, q]: [V<S, E>; 2],
-    [weight, ln]: [V<S, E>; 2],
-    [p_top, p_rest, q_rest, count, moment]: [V<S, E>; 5],
-) -> [V<S, E>; 5] {
+    [weight, k, l]: [V<S, E>; 3],
+    [p_top, p_rest, q_rest, count, powers, logs]: [V<S, E>; 6],
+) -> [V<S, E>; 6] {
     let one = V::<S, E>::splat(s, E::from_f64(1.0));
     [
         top.select(p_top + p, p_top),
         top.select(p_rest, p_rest + p),
         top.select(q_rest, q_rest + q),
         top.select(count + one, count),
-        top.select(moment, fma(weight, ln, moment)),
+        top.select(powers, fma(weight, k, powers)),
+        top.select(logs, fma(weight, l, logs)),
     ]
 }
 
-impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
+impl<E: Math> Measure<E, 2, 3, 6, 1> for CrossEntropyLin {
     const LOOKS: bool = true;
-    const EXACT: [bool; 5] = [false, false, false, true, false];
+    const EXACT: [bool; 6] = [false, false, false, true, false, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; 3], [p, q]: [V<S, E>; 2]) -> [V<S, E>; 3] {
@@ -105,32 +109,32 @@ impl<E: Math> Measure<E, 2, 3, 5, 1> for CrossEntropyLin {
         s: S,
         at: &[V<S, E>; 3],
         [p, q]: [V<S, E>; 2],
-        sums: [V<S, E>; 5],
-    ) -> Terms<S, E, 5> {
+        sums: [V<S, E>; 6],
+    ) -> Terms<S, E, 6> {
         let splat = |x: E| V::<S, E>::splat(s, x);
         let zero = splat(E::ZERO);
         let (x, y) = (p * at[0], q * at[1]);
         let mut top = y.simd_eq(at[2]);
-        let (mut ln, odd) = ln_term::<S, E, CAREFUL>(s, q, at[1], y);
+        let ([k, mut l], odd) = ln_term::<S, E, CAREFUL>(s, q, at[1], y);
         let odd = odd | !p.simd_ge(splat(E::TINY));
         if CAREFUL {
             // Support is decided on q itself: what the scale has flushed to zero still has a logarithm.
-            ln = p.simd_eq(zero).select(zero, ln);
-            ln = (q.simd_eq(zero) & p.simd_gt(zero)).select(splat(E::NEG_INFINITY), ln);
+            l = p.simd_eq(zero).select(zero, l);
+            l = (q.simd_eq(zero) & p.simd_gt(zero)).select(splat(E::NEG_INFINITY), l);
             let wrong = p.simd_lt(zero) | q.simd_lt(zero) | !q.simd_eq(q);
-            ln = wrong.select(splat(E::NAN), ln);
+            l = wrong.select(splat(E::NAN), l);
             top &= !wrong;
         }
-        (added::<S, E>(s, top, [x, y], [x, ln], sums), odd)
+        (added::<S, E>(s, top, [x, y], [x, k, l], sums), odd)
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, 3, 5>, b: Part<S, 3, 5>) -> Part<S, 3, 5> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, 3, 6>, b: Part<S, 3, 6>) -> Part<S, 3, 6> {
         Self::join(s, a, b)
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, p: Part<S, 3, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 3, 1> {
+    fn finish<S: Simd>(self, s: S, p: Part<S, 3, 6>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 3, 1> {
         let (value, mass) = Self::value(s, p);
         let zero = W::splat(s, 0.0);
         Done { value: [value], mass, again: zero.simd_gt(zero), hint: [zero; 3] }
@@ -226,9 +230,9 @@ impl<E: Math> Measure<E, 2, 8, 5, 1> for CrossEntropyLog<E> {
 #[derive(Clone, Copy)]
 pub struct CrossEntropyLogLin<E>(pub Scale<E>);
 
-impl<E: Math> Measure<E, 2, 5, 5, 1> for CrossEntropyLogLin<E> {
+impl<E: Math> Measure<E, 2, 5, 6, 1> for CrossEntropyLogLin<E> {
     const LOOKS: bool = true;
-    const EXACT: [bool; 5] = [false, false, false, true, false];
+    const EXACT: [bool; 6] = [false, false, false, true, false, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, mut seen: [V<S, E>; 5], [x, q]: [V<S, E>; 2]) -> [V<S, E>; 5] {
@@ -249,30 +253,30 @@ impl<E: Math> Measure<E, 2, 5, 5, 1> for CrossEntropyLogLin<E> {
         s: S,
         at: &[V<S, E>; 5],
         [x, q]: [V<S, E>; 2],
-        sums: [V<S, E>; 5],
-    ) -> Terms<S, E, 5> {
+        sums: [V<S, E>; 6],
+    ) -> Terms<S, E, 6> {
         let splat = |x: E| V::<S, E>::splat(s, x);
         let (zero, one) = (splat(E::ZERO), splat(E::from_f64(1.0)));
         let (e, _) = self.0.exp(s, &at[..3], x - at[0], None);
         let y = q * at[3];
         let mut top = y.simd_eq(at[4]);
-        let (mut ln, odd) = ln_term::<S, E, CAREFUL>(s, q, at[3], y);
+        let ([k, mut l], odd) = ln_term::<S, E, CAREFUL>(s, q, at[3], y);
         let mut weight = e;
         if CAREFUL {
             let absent = x.simd_eq(E::NEG_INFINITY);
             // Support is decided on x itself: what underflows has it.
             let outside = q.simd_eq(zero) & !absent;
             weight = outside.select(one, e);
-            ln = absent.select(zero, outside.select(splat(E::NEG_INFINITY), ln));
+            l = absent.select(zero, outside.select(splat(E::NEG_INFINITY), l));
             let wrong = q.simd_lt(zero) | !q.simd_eq(q);
-            ln = wrong.select(splat(E::NAN), ln);
+            l = wrong.select(splat(E::NAN), l);
             top &= !wrong;
         }
-        (added::<S, E>(s, top, [e, y], [weight, ln], sums), odd)
+        (added::<S, E>(s, top, [e, y], [weight, k, l], sums), odd)
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, 5, 5>, b: Part<S, 5, 5>) -> Part<S, 5, 5> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, 5, 6>, b: Part<S, 5, 6>) -> Part<S, 5, 6> {
         let (zero, one) = (W::splat(s, 0.0), W::splat(s, 1.0));
         let none = each([&a, &b], |part| (part.sum[0].hi + part.sum[1].hi).simd_eq(zero));
         let heavier = self.0.factor(s, &b.at, &a.at).simd_gt(one);
@@ -288,7 +292,7 @@ impl<E: Math> Measure<E, 2, 5, 5, 1> for CrossEntropyLogLin<E> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, p: Part<S, 5, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
+    fn finish<S: Simd>(self, s: S, p: Part<S, 5, 6>, _: bool, _: [W<S>; 1]) -> Done<S, 2, 5, 1> {
         let (zero, one) = (W::splat(s, 0.0), W::splat(s, 1.0));
         let (value, [total, mass]) = CrossEntropyLin::value(s, Part { at: [one, p.at[3], p.at[4]], sum: p.sum });
         Done { value: [value], mass: [self.0.ln(s, &p.at, total), mass], again: zero.simd_gt(zero), hint: [zero; 5] }

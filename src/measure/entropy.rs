@@ -17,15 +17,15 @@ pub struct EntropyLin;
 
 /// The frame and the sums of the cross entropy of these rows with themselves.
 #[inline(always)]
-fn with_itself<S: Simd>(p: Part<S, LIN, 5>) -> Part<S, 3, 5> {
-    let [top, rest, count, moment, own] = p.sum;
+fn with_itself<S: Simd>(p: Part<S, LIN, 6>) -> Part<S, 3, 6> {
+    let [top, rest, count, powers, logs, own] = p.sum;
     let has_own = own.hi.simd_gt(0.0);
-    Part { at: [p.at[0], p.at[0], p.at[1]], sum: [top, rest, Sum::select(has_own, own, rest), count, moment] }
+    Part { at: [p.at[0], p.at[0], p.at[1]], sum: [top, rest, Sum::select(has_own, own, rest), count, powers, logs] }
 }
 
-impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
+impl<E: Math> Measure<E, 1, LIN, 6, 1> for EntropyLin {
     const LOOKS: bool = true;
-    const EXACT: [bool; 5] = [false, false, true, false, true];
+    const EXACT: [bool; 6] = [false, false, true, false, false, true];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; LIN], [p]: [V<S, E>; 1]) -> [V<S, E>; LIN] {
@@ -43,32 +43,33 @@ impl<E: Math> Measure<E, 1, LIN, 5, 1> for EntropyLin {
         s: S,
         at: &[V<S, E>; LIN],
         [p]: [V<S, E>; 1],
-        [tops, others, count, moment, own]: [V<S, E>; 5],
-    ) -> Terms<S, E, 5> {
+        [tops, others, count, powers, logs, own]: [V<S, E>; 6],
+    ) -> Terms<S, E, 6> {
         let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let (scale, raw) = (at[0], p);
         let p = raw * scale;
         let top = p.simd_eq(at[1]);
-        let (ln, odd) = ln_term::<S, E, CAREFUL>(s, raw, scale, p);
+        let ([k, l], odd) = ln_term::<S, E, CAREFUL>(s, raw, scale, p);
         let sums = [
             top.select(tops + p, tops),
             top.select(others, others + p),
             top.select(count + one, count),
-            top.select(moment, fma(p, ln, moment)),
+            top.select(powers, fma(p, k, powers)),
+            top.select(logs, fma(p, l, logs)),
             own,
         ];
         (sums, odd)
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 5>, b: Part<S, LIN, 5>) -> Part<S, LIN, 5> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 6>, b: Part<S, LIN, 6>) -> Part<S, LIN, 6> {
         let both = CrossEntropyLin::join(s, with_itself(a), with_itself(b));
-        let [top, rest, own, count, moment] = both.sum;
-        Part { at: [both.at[1], both.at[2]], sum: [top, rest, count, moment, own] }
+        let [top, rest, own, count, powers, logs] = both.sum;
+        Part { at: [both.at[1], both.at[2]], sum: [top, rest, count, powers, logs, own] }
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 5>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
+    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 6>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
         let (value, [_, mass]) = CrossEntropyLin::value(s, with_itself(p));
         let zero = W::splat(s, 0.0);
         Done { value: [value], mass: [mass], again: zero.simd_gt(zero), hint: [zero; LIN] }
@@ -139,19 +140,15 @@ pub(super) fn mass<S: Simd, E: Math>(s: S, scale: Scale<E>, at: &[W<S>], others:
     fma(count.value(s), scale.top(s, at), others.value(s))
 }
 
-/// ln of a scaled mass with ln 0 := 0; a plain one reports what is not positive and normal. What is not finite shows in
-/// the sums of the masses.
+/// ln of a scaled mass, as [`Math::ln_apart`], with ln 0 := 0; a plain one reports what is not positive and normal. What is not
+/// finite shows in the sums of the masses.
 #[inline(always)]
 pub(super) fn ln_term<S: Simd, E: Math, const CAREFUL: bool>(
     s: S,
     raw: V<S, E>,
     scale: V<S, E>,
     scaled: V<S, E>,
-) -> (V<S, E>, M<S, E>) {
+) -> ([V<S, E>; 2], M<S, E>) {
     let odd = E::is_low(s, scaled);
-    if CAREFUL {
-        return (E::ln_scaled_or_zero(s, raw, scale), odd);
-    }
-    let (k, f) = E::ln_split(s, scaled);
-    (E::ln_join_term(s, k, f), odd)
+    (if CAREFUL { E::ln_apart_scaled(s, raw, scale) } else { E::ln_apart(s, scaled) }, odd)
 }

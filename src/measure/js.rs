@@ -28,13 +28,13 @@ impl Generator for Js {
     }
 
     #[inline(always)]
-    fn near<S: Simd, E: Math>(s: S, m: V<S, E>, u: V<S, E>, _: V<S, E>) -> V<S, E> {
-        (m * u) * E::js_log_times(s, u)
+    fn near<S: Simd, E: Math>(s: S, u: V<S, E>, _: V<S, E>) -> V<S, E> {
+        u * E::js_log_times(s, u)
     }
 
     #[inline(always)]
-    fn far<S: Simd, E: Math>(s: S, m: V<S, E>, u: V<S, E>, t: V<S, E>) -> V<S, E> {
-        m * E::js_far(s, u, t)
+    fn far<S: Simd, E: Math>(s: S, u: V<S, E>, t: V<S, E>) -> V<S, E> {
+        E::js_far(s, u, t)
     }
 
     #[inline(always)]

@@ -26,11 +26,11 @@ pub trait Generator: Copy + Sync {
     /// What a pair of masses and their sum add; for masses far apart, one of them possibly 0.
     fn of_masses<S: Simd, E: Math>(s: S, low: V<S, E>, high: V<S, E>, sum: V<S, E>) -> V<S, E>;
 
-    /// m·g(u) for u < 1; `rise` is 1 − e^−u.
-    fn near<S: Simd, E: Math>(s: S, m: V<S, E>, u: V<S, E>, rise: V<S, E>) -> V<S, E>;
+    /// g(u) for u < 1; `rise` is 1 − e^−u.
+    fn near<S: Simd, E: Math>(s: S, u: V<S, E>, rise: V<S, E>) -> V<S, E>;
 
-    /// m·g(u) for u ≥ 1, up to infinity; t = e^−u, from u = 60 on e^−60.
-    fn far<S: Simd, E: Math>(s: S, m: V<S, E>, u: V<S, E>, t: V<S, E>) -> V<S, E>;
+    /// g(u) for u ≥ 1, up to infinity; t = e^−u, from u = 60 on e^−60.
+    fn far<S: Simd, E: Math>(s: S, u: V<S, E>, t: V<S, E>) -> V<S, E>;
 
     /// By how much the value is too large where the sums of the two rows, which should be equal, differ by this share.
     fn excess<S: Simd>(s: S, off: W<S>) -> W<S>;
@@ -167,73 +167,79 @@ fn within<S: Simd, G: Generator>(s: S, value: W<S>) -> W<S> {
 /// The divergence of e^{a/T} and e^{b/T}. With d the gap of the log-probabilities, a pair whose larger mass is M adds
 /// M·g(abs(d)), g being [`near`](Generator::near) 0 and [`far`](Generator::far) from it.
 ///
-/// Frame: base, shift and floor of a, of b; the reciprocals of their sums in these units; the gap of the log-sum-exps in
-/// units of T (head, tail). Sums: first Σe^a, Σe^b; then the divergence and ρ = Σ(q − p), which tells by how much the gap
-/// is off.
+/// Frame: base, shift and floor of a, of b; the reciprocals of their sums in these units, and the gap of the log-sum-exps in
+/// units of T (each as head and tail). Sums: first Σe^a, Σe^b; then Σ M·g and Σ M·(1 − e^−abs(d)) over the classes that are
+/// larger in a and in b, in the units of either: multiplied by a reciprocal at last, they lose nothing to it. The second two
+/// make ρ = Σ(q − p), which tells by how much the gap is off.
 #[derive(Clone, Copy)]
 pub struct PairLog<E, G>(pub Scale<E>, pub G);
 
-impl<E: Math, G: Generator> Measure<E, 2, 10, 3, 1> for PairLog<E, G> {
+impl<E: Math, G: Generator> Measure<E, 2, 12, 4, 1> for PairLog<E, G> {
     const LOOKS: bool = true;
     const TWO_PASSES: bool = true;
 
     #[inline(always)]
-    fn look<S: Simd>(self, mut seen: [V<S, E>; 10], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 10] {
+    fn look<S: Simd>(self, mut seen: [V<S, E>; 12], [a, b]: [V<S, E>; 2]) -> [V<S, E>; 12] {
         (seen[0], seen[1]) = (seen[0].max(a), seen[1].max(b));
         seen
     }
 
     #[inline(always)]
-    fn frame<S: Simd>(self, s: S, seen: [W<S>; 10], hint: [W<S>; 10]) -> [W<S>; 10] {
+    fn frame<S: Simd>(self, s: S, seen: [W<S>; 12], hint: [W<S>; 12]) -> [W<S>; 12] {
         let (a, b) = (self.0.frame(s, seen[0]), self.0.frame(s, seen[1]));
-        let first = [a[0], a[1], a[2], b[0], b[1], b[2], hint[6], hint[7], hint[8], hint[9]];
+        let first = [a[0], a[1], a[2], b[0], b[1], b[2]];
         // The second pass keeps the frames that the normalisers were found in.
         let second = hint[0].simd_eq(hint[0]);
-        array(|r| second.select(hint[r], first[r]))
+        array(|r| if r < 6 { second.select(hint[r], first[r]) } else { hint[r] })
     }
 
     #[inline(always)]
     fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
         self,
         s: S,
-        at: &[V<S, E>; 10],
+        at: &[V<S, E>; 12],
         [a, b]: [V<S, E>; 2],
-        [x, y, z]: [V<S, E>; 3],
-    ) -> Terms<S, E, 3> {
+        [x, y, x_rise, y_rise]: [V<S, E>; 4],
+    ) -> Terms<S, E, 4> {
         if !SECOND {
             let (e, _) = self.0.exp(s, &at[..3], a - at[0], None);
             let (f, _) = self.0.exp(s, &at[3..6], b - at[3], None);
-            return ([x + e, y + f, z], none::<S, E>(s));
+            return ([x + e, y + f, x_rise, y_rise], none::<S, E>(s));
         }
         let inv = self.0.inverse(s);
         let (zero, one) = (V::<S, E>::splat(s, E::ZERO), V::<S, E>::splat(s, E::from_f64(1.0)));
-        let mut d = gap::<S, E>(a, b, at[8], at[9], inv);
+        let mut d = gap::<S, E>(a, b, at[10], at[11], inv);
         let far = !d.abs().simd_lt(one);
         if CAREFUL {
-            d = far.select(gap_anywhere::<S, E>(s, a, b, at[8], at[9], inv), d);
+            d = far.select(gap_anywhere::<S, E>(s, a, b, at[10], at[11], inv), d);
         }
-        let larger_b = d.simd_gt(zero);
-        let pick = |i: usize, j: usize| larger_b.select(at[j], at[i]);
+        let in_b = d.simd_gt(zero);
+        let pick = |i: usize, j: usize| in_b.select(at[j], at[i]);
         let frame = [zero, pick(1, 4), pick(2, 5)];
-        let (m, _) = self.0.exp(s, &frame, larger_b.select(b, a) - pick(0, 3), None);
-        let m = m * pick(6, 7);
+        let (m, _) = self.0.exp(s, &frame, in_b.select(b, a) - pick(0, 3), None);
         let u = d.abs();
-        // (q − p)/M
+        // The difference of the masses, per unit of the larger.
         let mut rise = fma(-u * u, E::phi(s, -u), u);
-        let mut term = G::near::<S, E>(s, m, u, rise);
+        let mut g = G::near::<S, E>(s, u, rise);
         if CAREFUL {
             let t = E::exp_minus(s, u);
             rise = far.select(one - t, rise);
-            term = far.select(G::far::<S, E>(s, m, u, t), term);
+            g = far.select(G::far::<S, E>(s, u, t), g);
         }
-        ([x + term, y + larger_b.select(m * rise, -(m * rise)), z], far)
+        let sums = [
+            in_b.select(x, fma(m, g, x)),
+            in_b.select(fma(m, g, y), y),
+            in_b.select(x_rise, fma(m, rise, x_rise)),
+            in_b.select(fma(m, rise, y_rise), y_rise),
+        ];
+        (sums, far)
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, 10, 3>, b: Part<S, 10, 3>) -> Part<S, 10, 3> {
+    fn merge<S: Simd>(self, s: S, a: Part<S, 12, 4>, b: Part<S, 12, 4>) -> Part<S, 12, 4> {
         let zero = W::splat(s, 0.0);
         let mut at = a.at;
-        let mut sum = a.sum;
+        let mut sum: [Sum<S>; 4] = array(|k| a.sum[k].plus(b.sum[k]));
         for (k, i) in [(0, 0), (1, 3)] {
             let (x, y) = (&a.at[i..i + 3], &b.at[i..i + 3]);
             let heavier = self.0.factor(s, y, x).simd_gt(W::splat(s, 1.0));
@@ -242,35 +248,40 @@ impl<E: Math, G: Generator> Measure<E, 2, 10, 3, 1> for PairLog<E, G> {
             at[i..i + 3].copy_from_slice(&kept);
             sum[k] = a.sum[k].times(self.0.factor(s, x, &kept)).plus(b.sum[k].times(self.0.factor(s, y, &kept)));
         }
-        // In the second pass all parts share a frame: the factors are 1, and the divergence is in the first sum.
+        // In the second pass all parts share a frame: the factors are 1.
         Part { at, sum }
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, part: Part<S, 10, 3>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 10, 1> {
+    fn finish<S: Simd>(self, s: S, part: Part<S, 12, 4>, second: bool, _: [W<S>; 1]) -> Done<S, 2, 12, 1> {
         let zero = W::splat(s, 0.0);
-        let [x, y, _] = each(part.sum, |x| x.value(s));
+        let [x, y, x_rise, y_rise] = each(part.sum, |x| x.value(s));
+        let parts = |w: W<S>| [E::head(w), w - E::head(w)];
+        let hint = |p: W<S>, q: W<S>, [head, tail]: [W<S>; 2]| {
+            let (at, [p, p_tail], [q, q_tail]) = (part.at, parts(p), parts(q));
+            [at[0], at[1], at[2], at[3], at[4], at[5], p, p_tail, q, q_tail, head, tail]
+        };
         if second {
-            let excess = G::excess(s, y);
+            let (p, q) = (part.at[6] + part.at[7], part.at[8] + part.at[9]);
+            // Two products and their sum, not one of them fused: the same when the rows change places.
+            let (value, rho) = (x * p + y * q, y_rise * q - x_rise * p);
+            let excess = G::excess(s, rho);
             // Where the correction is not small, the gap is corrected and the row passed once more.
-            let mut hint = part.at;
-            [hint[6], hint[7], hint[8], hint[9]] =
-                regapped::<S, E>(s, self.0, [part.at[6], part.at[7], part.at[8], part.at[9]], y);
+            let [p, q, head, tail] = regapped::<S, E>(s, self.0, [p, q, part.at[10], part.at[11]], rho);
             return Done {
-                value: [within::<S, G>(s, x - excess)],
+                value: [within::<S, G>(s, value - excess)],
                 mass: [zero; 2],
-                again: (excess * 8.0).simd_gt(x),
-                hint,
+                again: (excess * 8.0).simd_gt(value),
+                hint: hint(p, q, [head, tail]),
             };
         }
         let (a, b) = (&part.at[..3], &part.at[3..6]);
         let one = W::splat(s, 1.0);
-        let [head, tail] = self.0.gap(s, [a, b], [x, y]);
         Done {
             value: [W::splat(s, f64::NAN)],
             mass: [self.0.ln(s, a, x), self.0.ln(s, b, y)],
             again: x.simd_gt(zero) & y.simd_gt(zero),
-            hint: [a[0], a[1], a[2], b[0], b[1], b[2], one / x, one / y, head, tail],
+            hint: hint(one / x, one / y, self.0.gap(s, [a, b], [x, y])),
         }
     }
 }

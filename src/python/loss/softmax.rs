@@ -1,5 +1,6 @@
 //! The softmaxes and the log-sum-exp along an axis, and their gradients.
 
+use pyo3::exceptions::PyNotImplementedError;
 use pyo3::prelude::*;
 
 use super::{Obj, axis_of, is_implemented, operand, optional, rows, same_shape, softmax_kernel, split, whole};
@@ -24,6 +25,12 @@ fn normal(name: &str) -> PyResult<Normal> {
 pub fn softmax<'py>(py: Python<'py>, name: &str, input: Obj<'_, 'py>, dim: isize) -> PyResult<Bound<'py, PyAny>> {
     let normal = normal(name)?;
     let x = Array::new("input", input)?;
+    if normal == Normal::Softmin && x.dtype == Dtype::Bool {
+        return Err(PyNotImplementedError::new_err(
+            "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, use the `~` \
+             or `logical_not()` operator instead.",
+        ));
+    }
     let axis = axis_of(dim, x.shape().len())?;
     is_implemented(&x, || softmax_kernel(normal == Normal::LogSoftmax, axis, x.shape().len()))?;
     let (lead, classes) = split(x.shape(), axis, 1);
