@@ -144,35 +144,38 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
             at = array(|r| E::narrow([frames[0][r], frames[1][r]]));
         }
         let zero = [V::<S, E>::splat(s, E::ZERO); K];
-        let quarters = lanes / 4;
+        let quarter = lanes / 4;
+        let abreast = A.min(quarter);
         let (mut counts, mut part) = (zero, [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 4]);
-        for (j, part) in part.iter_mut().enumerate().take(present.min(quarters)) {
-            // Lanes that meet before all others do, side by side if they meet first.
-            let four = [j, j + 2 * quarters, j + quarters, j + 3 * quarters];
-            let mut pairs = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 2];
-            for first in (0..4).step_by(A).filter(|first| four[*first] < present) {
+        for first in (0..present.min(quarter)).step_by(A) {
+            // Lanes of different quarters meet before all others do: of the first and the third, of the second and the fourth.
+            let mut pairs = [[[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; A]; 2];
+            for (place, of) in [0, 2, 1, 3].into_iter().enumerate() {
+                let here = of * quarter + first;
+                if here >= present {
+                    continue;
+                }
                 let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; A];
                 for start in (0..n).step_by(CHAIN * lanes) {
                     let (mut sums, mut unusual) = ([zero; A], none::<S, E>(s));
-                    for from in (start..n).step_by(lanes).take(CHAIN) {
-                        for (u, sums) in sums.iter_mut().enumerate() {
-                            let i = from + four[first + u];
-                            if i < n {
-                                let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(i), *sums);
+                    for from in (start + here..n).step_by(lanes).take(CHAIN) {
+                        for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
+                            if from + u < n {
+                                let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), *sums);
                                 (*sums, unusual) = (sum, unusual | odd);
                             }
                         }
                     }
                     if unusual.any_true() {
-                        for (u, sums) in sums.iter_mut().enumerate() {
+                        for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
                             *sums = zero;
-                            for i in (start + four[first + u]..n).step_by(lanes).take(CHAIN) {
+                            for i in (start + here + u..n).step_by(lanes).take(CHAIN) {
                                 (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
                             }
                         }
                     }
-                    for k in 0..K {
-                        for u in 0..A {
+                    for u in 0..abreast {
+                        for k in 0..K {
                             let lane = &mut lane[u][k];
                             if M::EXACT[k] {
                                 counts[k] += sums[u][k];
@@ -185,11 +188,10 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                         }
                     }
                 }
-                for u in (0..A).filter(|u| four[first + u] < present) {
-                    let place = first + u;
+                for u in (0..abreast).filter(|u| here + u < present) {
                     for k in (0..K).filter(|k| !M::EXACT[*k]) {
-                        let pair = &mut pairs[place / 2][k];
-                        // SAFETY: a lane that is present has been written, and one of an odd place meets one that is too.
+                        let pair = &mut pairs[place / 2][u][k];
+                        // SAFETY: a lane that is present has been written, and so has the one that it meets, which is before it.
                         unsafe {
                             let x = lane[u][k].assume_init();
                             pair.write(if place % 2 == 0 { x } else { E::acc_join(pair.assume_init(), x) });
@@ -197,15 +199,18 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                     }
                 }
             }
-            for k in (0..K).filter(|k| !M::EXACT[*k]) {
-                // SAFETY: the first lane is present, and the first of the second pair where it says so.
-                unsafe {
-                    let x = pairs[0][k].assume_init();
-                    part[k].write(if four[2] < present { E::acc_join(x, pairs[1][k].assume_init()) } else { x });
+            for u in (0..abreast).filter(|u| first + u < present) {
+                for k in (0..K).filter(|k| !M::EXACT[*k]) {
+                    // SAFETY: the lane of the first quarter is present, and that of the second where it says so.
+                    unsafe {
+                        let (x, second) = (pairs[0][u][k].assume_init(), pairs[1][u][k]);
+                        let meets = quarter + first + u < present;
+                        part[first + u][k].write(if meets { E::acc_join(x, second.assume_init()) } else { x });
+                    }
                 }
             }
         }
-        let mut width = quarters / 2;
+        let mut width = quarter / 2;
         while width > 0 {
             for j in 0..width.min(present.saturating_sub(width)) {
                 for k in (0..K).filter(|k| !M::EXACT[*k]) {
