@@ -158,8 +158,9 @@ def _ratio_of_logits(a: Rows, b: Rows) -> tuple[Exact, Exact, Exact]:
     gap, lost = _difference(np.where(both, y, 0), np.where(both, x, 0))
     top = np.where(both, x, -np.inf).argmax(axis=-1)[..., None]
     centre = np.take_along_axis(gap, top, axis=-1)
+    beside = np.take_along_axis(lost, top, axis=-1)
     w, more = _difference(gap, centre)
-    w = np.where(both, w + (more + (lost - np.take_along_axis(lost, top, axis=-1))), 0)
+    w = np.where(both, w + (more + (lost - beside)), 0)
     same_support = (in_a == in_b).all(axis=-1, keepdims=True)
     close = same_support & (np.abs(w).max(axis=-1, keepdims=True) < 1)
     near = np.log1p((p * np.expm1(np.where(close, w, 0))).sum(axis=-1, keepdims=True))
@@ -167,7 +168,7 @@ def _ratio_of_logits(a: Rows, b: Rows) -> tuple[Exact, Exact, Exact]:
     def log_sum(z: Exact) -> Exact:
         return np.asarray(_log_total(_exp_weights(z)[0]) + z.max(axis=-1, keepdims=True))
 
-    far = log_sum(y) - log_sum(x) - centre
+    far = log_sum(y) - log_sum(x) - centre - beside
     d = np.where(both, w - np.where(close, near, far), np.where(in_a, -np.inf, np.where(in_b, np.inf, 0)))
     return p, q, d
 

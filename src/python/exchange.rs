@@ -332,24 +332,28 @@ fn unreadable(name: &str, obj: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
 }
 
 /// Bytes from which large pages are worth asking for: numpy's own choice.
+#[cfg(target_os = "linux")]
 const LARGE: usize = 4 << 20;
 /// What a large page is aligned to.
+#[cfg(target_os = "linux")]
 const PAGE: usize = 2 << 20;
 
 /// Asks the system for large pages where a new tensor lies, as numpy does for its arrays. Without them 40 MB of new memory took
 /// 15 ms to be written first (a fault every 4 KiB), with them 4. The system may refuse: then pages are small.
+#[cfg(target_os = "linux")]
 fn prefer_large_pages(data: *mut u8, bytes: usize) {
     let skipped = data.align_offset(PAGE);
-    if bytes < LARGE || bytes <= skipped {
-        return;
-    }
-    #[cfg(target_os = "linux")]
-    // SAFETY: the range lies in memory that has just been allocated and that nobody else knows of; its contents do not change.
-    let _ = unsafe {
+    // What is skipped is less than a page, or no number where the offset cannot be told.
+    if bytes >= LARGE && bytes > skipped {
         let whole = (bytes - skipped) / PAGE * PAGE;
-        rustix::mm::madvise(data.wrapping_add(skipped).cast(), whole, rustix::mm::Advice::LinuxHugepage)
-    };
+        // SAFETY: the range lies in memory that has just been allocated and that nobody else knows of; its contents do not change.
+        let _ =
+            unsafe { rustix::mm::madvise(data.wrapping_add(skipped).cast(), whole, rustix::mm::Advice::LinuxHugepage) };
+    }
 }
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_large_pages(_: *mut u8, _: usize) {}
 
 /// A new tensor, until it is handed out.
 pub enum Fresh<'py> {
@@ -437,6 +441,7 @@ impl<'py> Fresh<'py> {
         };
         let keywords = PyDict::new(py);
         keywords.set_item("dtype", torch.getattr(name)?)?;
+        keywords.set_item("device", "cpu")?;
         let tensor = torch.call_method("empty", (PyTuple::new(py, shape)?,), Some(&keywords))?;
         let data = tensor.call_method0("data_ptr")?.extract::<usize>()? as *mut u8;
         prefer_large_pages(data, shape.iter().product::<usize>() * dtype.size());

@@ -11,11 +11,6 @@ use crate::simd::*;
 /// and of rows that differ by noise one in twelve asks, which is one or two of 16. Long columns are too far apart for that.
 const LONE: u32 = 6;
 
-/// Lanes evaluated side by side, where a register holds a logical vector: a chain of terms is one long dependency. Where two or
-/// four do, their chains are independent already, and the sums of more lanes than one leave the registers: by two, tiles took
-/// 1.1 times as long under AVX2, by four 1.3 to 2 times.
-const ABREAST: usize = 4;
-
 impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize, const K: usize, const O: usize>
     Work<'_, S, E, M, I, R, K, O>
 {
@@ -72,8 +67,10 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         self.s.vectorize(
             #[inline(always)]
             || {
-                if const { is_wide::<S>() } {
-                    self.tile_of::<SECOND, ABREAST>(x, hint, sums);
+                if const { is_wide::<S>() && E::LANES == 16 } {
+                    self.tile_of::<SECOND, 4>(x, hint, sums);
+                } else if const { is_wide::<S>() } {
+                    self.tile_of::<SECOND, 2>(x, hint, sums);
                 } else {
                     self.tile_of::<SECOND, 1>(x, hint, sums);
                 }
@@ -81,7 +78,9 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         );
     }
 
-    /// The same, `A` lanes side by side.
+    /// The same, `A` lanes side by side: of the first quarter of the lanes all, where a register holds a logical vector, for a chain
+    /// of terms is one long dependency. Where two or four do, their chains are independent already, and the sums of more lanes
+    /// than one leave the registers: by two, tiles took 1.1 times as long under AVX2, by four 1.3 to 2 times.
     #[inline(always)]
     fn tile_of<const SECOND: bool, const A: usize>(&self, x: &[Tile<E>; I], hint: &Hints<R>, sums: &mut Sums<R, K>) {
         let classes = self.rows.classes;
@@ -145,7 +144,6 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         }
         let zero = [V::<S, E>::splat(s, E::ZERO); K];
         let quarter = lanes / 4;
-        let abreast = A.min(quarter);
         let (mut counts, mut part) = (zero, [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 4]);
         for first in (0..present.min(quarter)).step_by(A) {
             // Lanes of different quarters meet before all others do: of the first and the third, of the second and the fourth.
@@ -159,7 +157,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                 for start in (0..n).step_by(CHAIN * lanes) {
                     let (mut sums, mut unusual) = ([zero; A], none::<S, E>(s));
                     for from in (start + here..n).step_by(lanes).take(CHAIN) {
-                        for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
+                        for (u, sums) in sums.iter_mut().enumerate() {
                             if from + u < n {
                                 let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), *sums);
                                 (*sums, unusual) = (sum, unusual | odd);
@@ -167,14 +165,14 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                         }
                     }
                     if unusual.any_true() {
-                        for (u, sums) in sums.iter_mut().enumerate().take(abreast) {
+                        for (u, sums) in sums.iter_mut().enumerate() {
                             *sums = zero;
                             for i in (start + here + u..n).step_by(lanes).take(CHAIN) {
                                 (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
                             }
                         }
                     }
-                    for u in 0..abreast {
+                    for u in 0..A {
                         for k in 0..K {
                             let lane = &mut lane[u][k];
                             if M::EXACT[k] {
@@ -188,7 +186,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                         }
                     }
                 }
-                for u in (0..abreast).filter(|u| here + u < present) {
+                for u in (0..A).filter(|u| here + u < present) {
                     for k in (0..K).filter(|k| !M::EXACT[*k]) {
                         let pair = &mut pairs[place / 2][u][k];
                         // SAFETY: a lane that is present has been written, and so has the one that it meets, which is before it.
@@ -199,7 +197,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                     }
                 }
             }
-            for u in (0..abreast).filter(|u| first + u < present) {
+            for u in (0..A).filter(|u| first + u < present) {
                 for k in (0..K).filter(|k| !M::EXACT[*k]) {
                     // SAFETY: the lane of the first quarter is present, and that of the second where it says so.
                     unsafe {

@@ -23,6 +23,7 @@ use crate::simd::*;
 
 /// Classes that share one frame and one set of lane sums: two `f32` inputs of it fill a third of a 48 KiB L1.
 pub const BLOCK: usize = 2048;
+const _: () = assert!(BLOCK < 1 << 24, "an `f32` counts the classes of a block");
 /// Bytes between the element in work and the line asked for. One block ahead, so that the next look finds it near:
 /// 8 KiB gave 28–30 GB/s where no prefetch gave 14 and merely reading takes 37.
 const AHEAD: usize = 8192;
@@ -45,14 +46,14 @@ pub const SHORT: usize = 128;
 ///
 /// Where a register holds a logical vector, across takes for one input 0.95 of along's time at 100 classes and 1.04 at 112; for
 /// more 0.9 to 1.02 at 50 in cache, 1.04 to 1.5 at 64 (JS of logits: 0.97), and twice the time at 100 from memory. Where two do
-/// (AVX2), a transpose costs more: for one input 0.83 at 20 and 1.0 at 31 (`f64`: 0.95 at 12, 1.06 at 16), for more 0.8 at 20 and
-/// 1.0 to 1.25 at 24 (`f64`: 0.95 at 8, 1.1 at 12).
+/// (AVX2) it takes for one input 0.7 to 0.9 at 48 (`f64`: 0.65 to 0.85 at 24), for more 0.7 at 40 and 0.8 to 1.45 at 48 (`f64`:
+/// 0.85 at 20, 1.06 to 1.5 at 24).
 const fn across<S: Simd, E: Element>(inputs: usize) -> usize {
     match (is_wide::<S>(), inputs) {
         (true, 1) => 100,
         (true, _) => 63,
-        (false, 1) => 2 * E::LANES - 1,
-        (false, _) => E::LANES * 3 / 2,
+        (false, 1) => E::LANES * 3,
+        (false, _) => E::LANES * 5 / 2,
     }
 }
 
@@ -101,7 +102,8 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
     const TWO_PASSES: bool = false;
     /// Whether the first classes of a block are tried for a better frame before the first pass.
     const TRIES: bool = false;
-    /// Which sums are numbers of classes, or have nothing added by terms: exact in any order and precision.
+    /// Which sums are numbers of classes, or have nothing added by terms: in a block exact in any order and in the element's
+    /// precision.
     const EXACT: [bool; K] = [false; K];
 
     /// Running maxima, the first numbers of `seen`; exact, so their order does not matter.

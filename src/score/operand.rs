@@ -121,7 +121,7 @@ impl Labels {
         unsafe { self.dtype.integer(at, self.swapped) }
     }
 
-    /// The class, among so many, that the label of each row is; [`NO_CLASS`] where it is none.
+    /// The class, among so many, that the label of each row is; [`NO_CLASS`] where it is none. Of at least one row.
     pub(super) fn classes(&self, lead: &Lead<'_>, rows: &[usize], classes: usize) -> SmallVec<[usize; BATCH]> {
         let mut found = smallvec![NO_CLASS; rows.len()];
         let (first, step) = (lead.offset(&self.lead, rows[0]), lead.step(&self.lead, rows));

@@ -145,7 +145,8 @@ impl Input<'_> {
                 (0..classes).step_by(64 / size_of::<E>()).for_each(|i| prefetch(next.wrapping_add(i)));
             }
             // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
-            whole = offsets.step == Some(classes as isize * size)
+            whole = const { is_wide::<S>() }
+                && offsets.step == Some(classes as isize * size)
                 && self.packed.is_none()
                 && lead.shape.len() == 1
                 && (lead.shape[0] - which[first + count - 1]) * classes >= lanes;

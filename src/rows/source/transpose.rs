@@ -1,8 +1,8 @@
 //! Tiles transposed: rows of few classes to class by class, and back.
 //!
 //! Where a register holds a logical vector, in squares of `LANES`. Such a square leaves the registers elsewhere (under AVX2 it was
-//! a quarter of the time of rows of ten classes), and blocks of 128 bits do: four vectors, none of which crosses the middle
-//! of a register.
+//! a quarter of the time of rows of ten classes), and blocks of 128 bits do not: four vectors (two of `f64`), none of which
+//! crosses the middle of a register.
 
 use crate::simd::*;
 
@@ -13,9 +13,9 @@ type Block<S, E> = <V<S, E> as SimdBase<S>>::Block;
 #[inline(always)]
 fn square<S: Simd, E: Element>(r: [V<S, E>; 16]) -> [V<S, E>; 16] {
     // log2 LANES steps, written out: a loop over them was left as one, in memory.
-    let step = |r| interleave::<S, V<S, E>, 16>(r, E::LANES);
-    let r = step(step(step(r)));
-    if E::LANES == 16 { step(r) } else { r }
+    let n = E::LANES;
+    let r = interleave::<S, _, 16>(interleave::<S, _, 16>(interleave::<S, _, 16>(r, n), n), n);
+    if n == 16 { interleave::<S, _, 16>(r, n) } else { r }
 }
 
 /// The first half of `n` vectors interleaved with the second.
