@@ -136,7 +136,7 @@ def _ratio_of_probs(p: Rows, q: Rows) -> tuple[Exact, Exact, Exact]:
 
 
 def _difference(a: Exact, b: Exact) -> tuple[Exact, Exact]:
-    """A - b exactly, as a rounded difference and its error."""
+    """Subtract exactly: the rounded difference and its error."""
     head = a - b
     t = head - a
     return head, (a - (head - t)) - (b + t)

@@ -10,7 +10,7 @@ use crate::simd::*;
 /// Cross entropy of masses: ln(Q/q₀) + Σ_{q≠q₀} p·ln(q₀/q)/P.
 ///
 /// Frame: the scale of p, the scale of q, q₀ scaled. Sums: p where q = q₀, p elsewhere, q elsewhere, the number of
-/// q₀, Σ_{q≠q₀} p ln q as Σ p·k and the rest, ln q being k ln 2 + l (see [`Math::ln_apart`]).
+/// q₀, Σ_{q≠q₀} p ln q as Σ p·k and the rest, ln q being k ln 2 + l (see `ln_apart` in `math`).
 #[derive(Clone, Copy)]
 pub struct CrossEntropyLin;
 
