@@ -57,9 +57,11 @@ fn kind(job: &Job, x: &Operand, row: usize) -> Kind {
     if most == none {
         return Kind::Empty;
     }
-    // Relative to the largest, which stays out of the sum: the logarithm of that keeps its digits.
+    // Relative to the largest, which stays out of the sum: the logarithm of that keeps its digits. Of tiny masses what division
+    // leaves over would underflow; a power of two is exact.
+    let up = if !log && most < 1e-200 { 2f64.powi(600) } else { 1.0 };
     let class = |v: f64| {
-        let (value, most) = (Double::from(v), Double::from(most));
+        let (value, most) = (Double::from(v * up), Double::from(most * up));
         if log {
             let ln = (value - most) / x.temperature.into();
             return Class { present: v > none, mass: ln.exp(), ln };
