@@ -146,8 +146,9 @@ fn value(quantity: Quantity, job: &Job, row: usize, [p, q]: [&[Class]; 2], label
             };
             let [a, b] = [0, 1].map(|k| &job.operands[k]);
             let staged = a.given.is_log() != b.given.is_log() || a.temperature != b.temperature;
-            // Counts meet logarithms as their own, before they are normalised: up to ln 1e308.
-            let counts = staged && job.operands.iter().any(|x| x.given == Given::Counts);
+            // Masses of any sum meet logarithms as their own, before they are normalised: up to ln 1e308.
+            let any_sum = |x: &Operand| x.given == Given::Counts || (!job.check_sums && !x.given.is_log());
+            let counts = staged && job.operands.iter().any(any_sum);
             let mut scale = if counts { 710.0 } else { 0.0f64 };
             if staged {
                 scale = scale.max(from_origin(job, row));
