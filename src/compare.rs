@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::math::{Math, wide};
 use crate::measure::{COMPARE, Compare};
 use crate::parallel;
-use crate::rows::{BATCH, Batch, Dtype, Lead, Map, evaluate, first_equal};
+use crate::rows::{BATCH, Batch, Dtype, Map, evaluate, first_equal};
 use crate::score::{Given, Invalid, Job, Operand, Verdict, grain, nanoseconds_a_row, scale};
 use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
 
@@ -211,25 +211,17 @@ fn likelihoods(
     invalid: &Mutex<Invalid>,
 ) -> [[f64; BATCH]; 3] {
     let mut result = [[f64::NAN; BATCH]; 3];
-    let Some(labels) = &job.labels else { return result };
-    let lead = Lead { shape: &job.lead };
-    let mut logs = [[1.0; BATCH]; 2];
-    for (k, row) in batch.rows.iter().enumerate() {
-        let label = labels.get(&lead, *row);
-        let Some(column) = job.class_of(label) else {
-            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(*row, label);
-            continue;
-        };
-        for (i, logs) in logs.iter_mut().enumerate() {
-            logs[k] = job.class(i, *row, column);
-            if let Map::Divide(t) = map[i] {
-                logs[k] = (logs[k] - job.origin(i, *row)) / t;
-            }
-        }
+    if job.labels.is_none() {
+        return result;
     }
-    for (i, logs) in logs.iter_mut().enumerate() {
+    let classes = job.classes_or_note(batch.rows, invalid);
+    for i in 0..2 {
+        let mut logs = job.elements_at(i, batch.rows, &classes);
+        if let Map::Divide(t) = map[i] {
+            logs.iter_mut().zip(batch.rows).for_each(|(x, row)| *x = (*x - job.origin(i, *row)) / t);
+        }
         if map[i] == Map::Ln {
-            crate::score::ln_all(level, &mut logs[..batch.rows.len()]);
+            crate::score::ln_all(level, &mut logs);
         }
         for k in 0..batch.rows.len() {
             let (max, over) = (batch.value[MEASURED + 2 * i][k], batch.value[MEASURED + 2 * i + 1][k]);

@@ -3,13 +3,13 @@
 use crate::error::Result;
 use crate::math::Math;
 use crate::measure::{
-    Binary, BinaryInput, BinaryTarget, Exp, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget, Largest,
-    LogSoftmax, LogSoftmaxInput, LogSumExp, Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, Scale,
-    Softmax, SoftmaxInput, Summed, Times, Total as Mass,
+    Binary, BinaryInput, BinaryTarget, Exp, Exponentials, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget,
+    LOG, Largest, LogSoftmax, LogSoftmaxInput, LogSumExp, Logistic, LogisticInput, LogisticTarget, Outside, Product,
+    Same, Scale, Softmax, SoftmaxInput, Summed, Times,
 };
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, BLOCK, Cached, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
+use crate::rows::{BATCH, BLOCK, Batch, Cached, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
 use crate::score::{Axes, Job, Operand, grain, nanoseconds_a_row, scale};
 use crate::simd::level;
 
@@ -34,14 +34,23 @@ impl Field {
         Target { data: self.data, dtype: self.dtype, class_stride: self.class_stride, lead: &self.lead, packed: None }
     }
 
-    /// Stores the result of a row that has one.
-    pub(crate) fn store(&self, lead: &Lead<'_>, row: usize, value: f64) {
-        self.set(lead, row, 0, value);
+    /// Stores the results of rows that have one each.
+    pub(crate) fn store(&self, lead: &Lead<'_>, which: &[usize], values: &[f64]) {
+        assert!(which.len() <= values.len());
+        lead.offsets(&self.lead, which, |k, at| {
+            // SAFETY: the field has a place for every row, and one thread alone writes it.
+            unsafe { self.dtype.store(values[k], self.data.wrapping_offset(at)) };
+        });
     }
 
     /// Stores the result of a class of a row.
     pub(crate) fn set(&self, lead: &Lead<'_>, row: usize, class: usize, value: f64) {
-        let at = self.data.wrapping_offset(lead.offset(&self.lead, row) + class as isize * self.class_stride);
+        self.put(lead.offset(&self.lead, row), class, value);
+    }
+
+    /// The same of the row at an offset.
+    pub(crate) fn put(&self, row: isize, class: usize, value: f64) {
+        let at = self.data.wrapping_offset(row + class as isize * self.class_stride);
         // SAFETY: the field has this class of every row, and one thread alone writes it.
         unsafe { self.dtype.store(value, at) };
     }
@@ -62,6 +71,17 @@ pub(crate) fn group(classes: usize, size: usize) -> usize {
     (CACHE / (classes * size).max(1)).clamp(1, BATCH)
 }
 
+/// What is wanted of [`Normalised`] rows.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Wanted {
+    /// The logarithms of probabilities.
+    Logarithms,
+    /// Probabilities, without the log-sum-exps.
+    Probabilities,
+    /// Both probabilities and log-sum-exps.
+    Both,
+}
+
 /// A batch of rows of logarithms, read once from memory: their log-sum-exps, and their probabilities to be written.
 ///
 /// Short rows are kept in cache class by class, and as exponentials unless their logarithms are wanted: they are transposed
@@ -75,7 +95,7 @@ pub(crate) struct Normalised<'a, E> {
     inverse: Option<[f64; BATCH]>,
     /// The maxima of the rows; NaN where a row has no log-sum-exp.
     pub max: [f64; BATCH],
-    /// What the log-sum-exps exceed them by, likewise.
+    /// What the log-sum-exps exceed them by, likewise; 0 where they are not wanted.
     pub over: [f64; BATCH],
 }
 
@@ -85,20 +105,20 @@ impl<'a, E: Math> Normalised<'a, E> {
         group(2 * classes, size_of::<E>())
     }
 
-    /// The given rows, of which probabilities (else logarithms) are wanted.
-    pub fn new(scale: Scale<E>, rows: &Rows<'a, E, 1>, which: &[usize], probabilities: bool) -> Self {
+    /// The given rows.
+    pub fn new(scale: Scale<E>, rows: &Rows<'a, E, 1>, which: &[usize], wanted: Wanted) -> Self {
         let (level, short) = (level(), rows.classes <= SHORT);
         let mut found =
             Normalised { scale, rows: *rows, cached: None, inverse: None, max: [0.0; BATCH], over: [0.0; BATCH] };
         // A single tile is transposed faster than it is staged.
         let pays = if short { which.len() > E::LANES } else { rows.classes * size_of::<E>() <= CACHE };
         if pays && !rows.are_in_place() {
-            let staged = found.cached.insert(Cached::new(which.len(), rows.classes));
+            let staged = found.cached.insert(Cached::new(which.len(), rows));
             // SAFETY: there is room for these rows.
             unsafe { emit_rows::<E, _, 1, 0>(level, Same, rows, which, &[], &staged.target()) };
         }
-        if short && probabilities {
-            found.exponentiate(which)
+        if short && wanted != Wanted::Logarithms {
+            found.exponentiate(which, wanted)
         } else {
             found.sum(which)
         }
@@ -120,29 +140,33 @@ impl<'a, E: Math> Normalised<'a, E> {
         });
     }
 
-    /// Takes the exponentials, and finds the log-sum-exps in them.
-    fn exponentiate(&mut self, which: &[usize]) {
+    /// Takes the exponentials, and finds their sums and the log-sum-exps in them.
+    fn exponentiate(&mut self, which: &[usize], wanted: Wanted) {
         let (level, n) = (level(), which.len());
         let rows = Self::at_hand(&self.rows, &self.cached);
-        evaluate::<E, _, 1, 1, 0, 1>(level, Largest, &rows, which, &mut |batch| {
+        let mut at = [[0.0; BATCH]; LOG];
+        evaluate::<E, _, 1, 1, 0, { 1 + LOG }>(level, Largest(self.scale), &rows, which, &mut |batch| {
             self.max[..n].copy_from_slice(batch.value[0]);
+            at.iter_mut().zip(&batch.value[1..]).for_each(|(at, frame)| at[..n].copy_from_slice(frame));
         });
-        let at = by_eights(n, [&self.max], |[max]| Exp(self.scale).frames(level, max));
-        let mut found = Cached::new(n, rows.classes);
+        let mut found = Cached::new(n, &rows);
         // SAFETY: there is room for these rows, which are written before they are read.
         let exponentials = unsafe {
             emit_rows(level, Exp(self.scale), &rows, which, &at, &found.target());
             found.rows(rows.lead)
         };
         let inverse = self.inverse.insert([0.0; BATCH]);
-        evaluate::<E, _, 1, 2, 3, 2>(level, Mass, &exponentials, which, &mut |batch| {
-            for k in 0..n {
-                let over = batch.value[1][k];
-                let none = if over.is_nan() { f64::NAN } else { 0.0 };
-                (self.over[k], inverse[k]) = (over, 1.0 / (batch.mass[0][k] + none));
-                self.max[k] += none;
+        let mut see = |batch: Batch<'_, 1, 1>| {
+            for (k, (over, mass)) in batch.value[0].iter().zip(batch.mass[0]).enumerate() {
+                (self.over[k], inverse[k]) = (*over, 1.0 / mass);
+                self.max[k] += over * 0.0;
             }
-        });
+        };
+        if wanted == Wanted::Both {
+            evaluate::<E, _, 1, 1, 2, 1>(level, Exponentials::<true>, &exponentials, which, &mut see);
+        } else {
+            evaluate::<E, _, 1, 1, 2, 1>(level, Exponentials::<false>, &exponentials, which, &mut see);
+        }
         self.cached = Some(found);
     }
 
@@ -238,7 +262,9 @@ fn softmax_of<E: Math>(job: &Job, field: &Field, normal: Normal) -> Result<()> {
     let job = &settled(job, vec![&mut field.lead], work);
     let rows = job.inputs::<E, 1>([if normal == Normal::Softmin { Map::Negate } else { Map::Keep }]);
     over_rows::<0>(job, work, Normalised::<E>::group(job.classes), |which, _| {
-        let found = Normalised::new(scale, &rows, which, normal != Normal::LogSoftmax);
+        let logarithms = normal == Normal::LogSoftmax;
+        let wanted = if logarithms { Wanted::Logarithms } else { Wanted::Probabilities };
+        let found = Normalised::new(scale, &rows, which, wanted);
         // SAFETY: the field has the job's shape, and these rows are written by this thread only.
         unsafe {
             match normal {
@@ -287,13 +313,13 @@ fn log_sum_exp_of<E: Math>(job: &Job, field: &Field) -> Result<()> {
     let rows = job.inputs::<E, 1>([Map::Keep]);
     let (level, lead) = (level(), Lead { shape: &job.lead });
     over_rows::<0>(job, work, BATCH, |which, _| {
-        evaluate::<E, _, 1, 4, 2, 2>(level, LogSumExp(scale), &rows, which, &mut |batch| {
-            for (k, row) in which.iter().enumerate() {
-                let (max, over) = (batch.value[0][k], batch.value[1][k]);
+        evaluate::<E, _, 1, 4, 2, 2>(level, LogSumExp(scale), &rows, which, &mut |mut batch| {
+            let [values, over] = &mut batch.value;
+            for (row, (value, over)) in which.iter().zip(values.iter_mut().zip(&**over)) {
                 // Of a row whose maximum is infinite, the maximum.
-                let value = if over.is_nan() { largest(job, *row) } else { max + over };
-                field.store(&lead, *row, value);
+                *value = if over.is_nan() { largest(job, *row) } else { *value + over };
             }
+            field.store(&lead, which, values);
         });
     });
     Ok(())

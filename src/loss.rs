@@ -4,13 +4,13 @@
 use smallvec::smallvec;
 use std::sync::Mutex;
 
-use crate::elementwise::{Field, Normalised, group, over_rows, settled, softmax_frames, zero_or_nan};
+use crate::elementwise::{Field, Normalised, Wanted, group, over_rows, settled, softmax_frames, zero_or_nan};
 use crate::error::{Result, target_out_of_bounds};
 use crate::math::{Math, wide};
 use crate::measure::{Expected, ExpectedInput, ExpectedTarget, LogSumExp, Softmax};
 use crate::reduce::Total;
 use crate::rows::{BATCH, Batch, Dtype, Emit, Lead, Map, Measure, emit_rows, evaluate};
-use crate::score::{Axes, Job, NO_CLASS, Numbers, Operand, nanoseconds_a_row, scale};
+use crate::score::{Axes, Invalid, Job, Numbers, Operand, nanoseconds_a_row, scale};
 use crate::simd::{Select, SimdBase, W, dispatch, level};
 
 /// What the losses have besides inputs and targets.
@@ -81,33 +81,22 @@ fn element(job: &Job, k: usize, lead: &Lead<'_>, row: usize, class: usize) -> f6
     unsafe { x.dtype.number(at, x.swapped) }
 }
 
-/// The lowest row whose label is no class, and the label.
-#[derive(Default)]
-struct Wrong(Mutex<Option<(usize, i128)>>);
-
-impl Wrong {
-    /// Notes a row.
-    #[cold]
-    fn note(&self, job: &Job, lead: &Lead<'_>, row: usize) {
-        let mut wrong = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if wrong.is_none_or(|(lowest, _)| row < lowest) {
-            *wrong = job.labels.as_ref().map(|labels| (row, labels.get(lead, row)));
-        }
-    }
-
-    /// The error that says so.
-    fn check(self) -> Result<()> {
-        match self.0.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            Some((_, label)) => Err(target_out_of_bounds(label)),
-            None => Ok(()),
-        }
+/// torch's error about the lowest row whose label is no class, if there is one.
+fn check_labels(invalid: Mutex<Invalid>) -> Result<()> {
+    match invalid.into_inner().unwrap_or_else(|e| e.into_inner()).label() {
+        Some((_, label)) => Err(target_out_of_bounds(label)),
+        None => Ok(()),
     }
 }
 
 /// Stores 0 for the rows that do not count.
 fn clear(job: &Job, out: &Field) {
     let lead = Lead { shape: &job.lead };
-    (0..job.len()).filter(|row| !job.counts(&lead, *row)).for_each(|row| out.store(&lead, row, 0.0));
+    job.flags(0..job.len(), |row, counts| {
+        if !counts {
+            out.store(&lead, &[row], &[0.0]);
+        }
+    });
 }
 
 /// Cross entropy of logits (operand 0) and class indices (labels), each weighted: their sum and the sum of their weights.
@@ -136,26 +125,29 @@ fn cross_entropy_of<E: Math>(
     if let Some(out) = out {
         clear(job, out);
     }
-    let wrong = Wrong::default();
+    let invalid = Mutex::default();
     let settle = |which: &[usize], max: &[f64], over: &[f64], spread: Option<&[f64]>, total: &mut [Total; 2]| {
-        for (k, (row, (class, logit))) in which.iter().zip(job.labelled(0, which)).enumerate() {
-            if class == NO_CLASS {
-                wrong.note(job, &lead, *row);
+        let classes = job.classes_of(which);
+        let mut values = job.elements_at(0, which, &classes);
+        values.iter_mut().zip(max).zip(over).for_each(|((x, max), over)| *x = (max - *x) + over);
+        for (k, (row, (value, class))) in which.iter().zip(values.iter_mut().zip(&classes)).enumerate() {
+            let Some(class) = *class else {
+                job.note_label(*row, &invalid);
                 continue;
-            }
+            };
             let weight = terms.weight(class);
-            let mut value = weight * ((max[k] - logit) + over[k]);
+            *value *= weight;
             if let Some(spread) = spread {
-                value = (1.0 - smoothing) * value + smoothing / job.classes as f64 * spread[k];
+                *value = (1.0 - smoothing) * *value + smoothing / job.classes as f64 * spread[k];
             }
-            total[0].push(value);
+            total[0].push(*value);
             total[1].push(weight);
-            if let Some(out) = out {
-                out.store(&lead, *row, value);
-            }
             if let Some(saved) = saved {
                 saved.set(*row, max[k] + over[k]);
             }
+        }
+        if let Some(out) = out {
+            out.store(&lead, which, &values);
         }
     };
     let [sum, weights] = if smoothing > 0.0 {
@@ -174,7 +166,7 @@ fn cross_entropy_of<E: Math>(
             });
         })
     };
-    wrong.check()?;
+    check_labels(invalid)?;
     Ok((sum.sum(), weights.sum()))
 }
 
@@ -202,7 +194,7 @@ fn cross_entropy_gradient_of<E: Math>(
     job.operands.push(repeated(&row_of_weights, job.lead.len()));
     let (job, out) = (&job, &out);
     let (level, lead) = (level(), Lead { shape: &job.lead });
-    let wrong = Wrong::default();
+    let invalid = Mutex::default();
     let share = smoothing / job.classes as f64;
     let all: f64 = (0..job.classes).map(|c| terms.weight(c)).sum();
     let one = job.inputs::<E, 1>([Map::Keep]);
@@ -210,18 +202,20 @@ fn cross_entropy_gradient_of<E: Math>(
     over_rows::<0>(&without_ignoring(job), work, group(job.classes, size_of::<E>()), |which, _| {
         let (mut found, mut below) = ([[0.0; BATCH]; 2], [0.0; BATCH]);
         let (mut factor, mut class) = ([0.0; BATCH], [None; BATCH]);
-        for (k, (row, (column, logit))) in which.iter().zip(job.labelled(0, which)).enumerate() {
-            if !job.counts(&lead, *row) {
+        let (counted, classes) = (job.counted(which), job.classes_of(which));
+        let logits = job.elements_at(0, which, &classes);
+        for (k, (row, column)) in which.iter().zip(&classes).enumerate() {
+            if !counted[k] {
                 continue;
             }
-            if column == NO_CLASS {
-                wrong.note(job, &lead, *row);
+            let Some(column) = *column else {
+                job.note_label(*row, &invalid);
                 continue;
-            }
+            };
             let lse = saved.get(*row);
             (found[0][k], found[1][k]) = (lse, zero_or_nan(lse));
             (class[k], factor[k]) = (Some(column), g.of(&lead, *row));
-            below[k] = logit - lse;
+            below[k] = logits[k] - lse;
         }
         let mut at = softmax_frames(Softmax(scale), which.len(), &found);
         for k in 0..which.len() {
@@ -240,23 +234,22 @@ fn cross_entropy_gradient_of<E: Math>(
         }
         // Of the label p − 1, without cancellation.
         exp_m1_all(&mut below);
-        for (k, row) in which.iter().enumerate() {
+        lead.offsets(&out.lead, which, |k, at| {
             let Some(class) = class[k] else {
-                (0..job.classes).for_each(|class| out.set(&lead, *row, class, 0.0));
-                continue;
+                return (0..job.classes).for_each(|class| out.put(at, class, 0.0));
             };
             let weight = terms.weight(class);
             let value = (1.0 - smoothing) * weight * below[k] + share * (all * (below[k] + 1.0) - weight);
-            out.set(&lead, *row, class, factor[k] * value);
-        }
+            out.put(at, class, factor[k] * value);
+        });
     });
-    wrong.check()
+    check_labels(invalid)
 }
 
 /// The sum of the weights of the labels of all rows that count, before the rows are read.
 pub fn weights(job: &Job, terms: &Terms) -> f64 {
     let [sum] = over_rows(job, 2.0, BATCH, |which, [sum]| {
-        job.classes_of(which).into_iter().filter(|c| *c != NO_CLASS).for_each(|class| sum.push(terms.weight(class)));
+        job.classes_of(which).iter().flatten().for_each(|class| sum.push(terms.weight(*class)));
     });
     sum.sum()
 }
@@ -281,22 +274,24 @@ fn cross_entropy_and_gradient_of<E: Math>(
     let work = 2.0 * nanoseconds_a_row(job.classes, 1) + 20.0;
     let (job, out) = (&settled(job, vec![&mut out.lead], work), &out);
     let lead = Lead { shape: &job.lead };
-    let wrong = Wrong::default();
+    let invalid = Mutex::default();
     let rows = job.inputs::<E, 1>([Map::Keep]);
     let most = Normalised::<E>::group(job.classes);
     let [sum, weights] = over_rows(&without_ignoring(job), work, most, |which, [sum, weights]| {
-        let found = Normalised::new(scale, &rows, which, true);
+        let found = Normalised::new(scale, &rows, which, Wanted::Both);
         let (mut class, mut below, mut times) = ([None; BATCH], [0.0; BATCH], [0.0; BATCH]);
-        for (k, (row, (column, logit))) in which.iter().zip(job.labelled(0, which)).enumerate() {
-            if !job.counts(&lead, *row) {
+        let (counted, classes) = (job.counted(which), job.classes_of(which));
+        let logits = job.elements_at(0, which, &classes);
+        for (k, (row, column)) in which.iter().zip(&classes).enumerate() {
+            if !counted[k] {
                 continue;
             }
-            if column == NO_CLASS {
-                wrong.note(job, &lead, *row);
+            let Some(column) = *column else {
+                job.note_label(*row, &invalid);
                 continue;
-            }
+            };
             let weight = terms.weight(column);
-            let value = (found.max[k] - logit) + found.over[k];
+            let value = (found.max[k] - logits[k]) + found.over[k];
             sum.push(weight * value);
             weights.push(weight);
             saved.set(*row, found.max[k] + found.over[k]);
@@ -306,14 +301,12 @@ fn cross_entropy_and_gradient_of<E: Math>(
         unsafe { found.write(which, &times, &out.target()) };
         // Of the label p − 1, without cancellation.
         exp_m1_all(&mut below);
-        for (k, row) in which.iter().enumerate() {
-            match class[k] {
-                Some((class, weight)) => out.set(&lead, *row, class, g * weight * below[k]),
-                None => (0..job.classes).for_each(|class| out.set(&lead, *row, class, 0.0)),
-            }
-        }
+        lead.offsets(&out.lead, which, |k, at| match class[k] {
+            Some((class, weight)) => out.put(at, class, g * weight * below[k]),
+            None => (0..job.classes).for_each(|class| out.put(at, class, 0.0)),
+        });
     });
-    wrong.check()?;
+    check_labels(invalid)?;
     Ok((sum.sum(), weights.sum()))
 }
 
@@ -355,42 +348,42 @@ pub fn nll(job: &Job, terms: &Terms, mut out: Option<Field>) -> Result<(f64, f64
     if let Some(out) = &out {
         clear(job, out);
     }
-    let wrong = Wrong::default();
+    let invalid = Mutex::default();
     let [sum, weights] = over_rows(job, work, BATCH, |which, [sum, weights]| {
-        for (row, (class, ln)) in which.iter().zip(job.labelled(0, which)) {
-            if class == NO_CLASS {
-                wrong.note(job, &lead, *row);
+        let classes = job.classes_of(which);
+        let mut values = job.elements_at(0, which, &classes);
+        for (row, (value, class)) in which.iter().zip(values.iter_mut().zip(&classes)) {
+            let Some(class) = *class else {
+                job.note_label(*row, &invalid);
                 continue;
-            }
+            };
             let weight = terms.weight(class);
-            let value = -weight * ln;
-            sum.push(value);
+            *value *= -weight;
+            sum.push(*value);
             weights.push(weight);
-            if let Some(out) = &out {
-                out.store(&lead, *row, value);
-            }
+        }
+        if let Some(out) = &out {
+            out.store(&lead, which, &values);
         }
     });
-    wrong.check()?;
+    check_labels(invalid)?;
     Ok((sum.sum(), weights.sum()))
 }
 
 /// The gradient of [`nll`] by the log-probabilities, into a field of zeros.
 pub fn nll_gradient(job: &Job, terms: &Terms, g: &Upstream, out: &Field) -> Result<()> {
     let lead = Lead { shape: &job.lead };
-    let wrong = Wrong::default();
+    let invalid = Mutex::default();
     over_rows::<0>(job, 10.0, BATCH, |which, _| {
-        for (row, class) in which.iter().zip(job.classes_of(which)) {
-            if class == NO_CLASS {
-                wrong.note(job, &lead, *row);
+        for (row, class) in which.iter().zip(&job.classes_of(which)) {
+            let Some(class) = *class else {
+                job.note_label(*row, &invalid);
                 continue;
-            }
-            let to = out.data.wrapping_offset(lead.offset(&out.lead, *row) + class as isize * out.class_stride);
-            // SAFETY: the field has this class of this row, and one thread alone writes it.
-            unsafe { out.dtype.store(-terms.weight(class) * g.of(&lead, *row), to) };
+            };
+            out.set(&lead, *row, class, -terms.weight(class) * g.of(&lead, *row));
         }
     });
-    wrong.check()
+    check_labels(invalid)
 }
 
 /// Cross entropy of logits (operand 0) and probabilities (operand 1): the sum over rows. `saved` gets the log-sum-exp and
@@ -429,14 +422,15 @@ where
             for (k, row) in which.iter().enumerate() {
                 let [value, max, over, weight] = [0, 1, 2, 3].map(|i| batch.value[i][k]);
                 let value = if job.classes == 0 { 0.0 } else { value };
+                batch.value[0][k] = value;
                 sum.push(value);
-                if let Some(out) = &out {
-                    out.store(&lead, *row, value);
-                }
                 if let Some([lse, weights]) = saved {
                     lse.set(*row, max + over);
                     weights.set(*row, weight);
                 }
+            }
+            if let Some(out) = &out {
+                out.store(&lead, which, batch.value[0]);
             }
         });
     });

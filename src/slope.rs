@@ -7,12 +7,12 @@
 use std::sync::Mutex;
 
 use crate::elementwise::{Field, group, over_rows, settled};
-use crate::error::{Result, label_out_of_range};
+use crate::error::Result;
 use crate::loss::{Upstream, exp_m1};
 use crate::math::Math;
 use crate::measure::{LogSumExp, Same, Slope, SlopeOf, Summed, Total};
 use crate::rows::{BATCH, Cached, Dtype, Lead, Map, Rows, emit_rows, evaluate};
-use crate::score::{Job, KNOWN, Numbers, ln, nanoseconds_a_row, scale};
+use crate::score::{Invalid, Job, KNOWN, Numbers, ln, nanoseconds_a_row, scale};
 use crate::simd::level;
 
 /// Writes the gradients of a quantity by its operands, each of them that has a field and what it is by it: `g` is the
@@ -101,7 +101,7 @@ fn gradient_of<E: Math>(
     let mut all = job.clone();
     (all.rows, all.labels) = (None, None);
     let most = group(3 * job.classes, size_of::<E>());
-    let wrong = Mutex::new(None);
+    let invalid = Mutex::default();
     over_rows::<0>(&all, work, most, |which, _| {
         let known = match kept(job, numbers, which) {
             Some(known) => known,
@@ -129,7 +129,7 @@ fn gradient_of<E: Math>(
                 Some(value) if *of != SlopeOf::Js => at[6] = value,
                 _ => {
                     // The terms of these rows, in cache.
-                    let mut terms = Cached::<E>::new(which.len(), job.classes);
+                    let mut terms = Cached::<E>::new(which.len(), &both[i]);
                     // SAFETY: there is room for these rows, which are written before they are read.
                     let terms = unsafe {
                         let (slope, target) = (Slope { term: true, ..slope }, terms.target());
@@ -144,30 +144,23 @@ fn gradient_of<E: Math>(
             // SAFETY: the field has the job's shape, and these rows are written by this thread only.
             unsafe { emit_rows::<E, _, 2, 8>(level, slope, &both[i], which, &at, &out.target()) };
             for (k, row) in which.iter().enumerate() {
-                if let Some(bad) = mend(jobs[i], &lead, *row, out, (a[k], at[7][k])) {
-                    wrong.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert((*row, bad));
-                }
+                mend(jobs[i], &lead, *row, out, (a[k], at[7][k]), &invalid);
             }
         }
     });
-    match wrong.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        Some((row, label)) => Err(label_out_of_range(label, &job.row_name(row), job.classes)),
-        None => Ok(()),
-    }
+    invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(job)
 }
 
 /// Writes what the formula does not say of a row: the class of its label, and 0 where a class or the row does not count.
-/// Gives a label that is none.
-fn mend(job: &Job, lead: &Lead<'_>, row: usize, out: &Field, (norm, k): (Norm, f64)) -> Option<i128> {
+fn mend(job: &Job, lead: &Lead<'_>, row: usize, out: &Field, (norm, k): (Norm, f64), invalid: &Mutex<Invalid>) {
     let set = |class, value| out.set(lead, row, class, value);
-    if !job.counts(lead, row) {
+    if !job.counts(row) {
         (0..job.classes).for_each(|class| set(class, 0.0));
-        return None;
+        return;
     }
-    if let Some(labels) = &job.labels {
+    if job.labels.is_some() {
         let x = &job.operands[0];
-        let label = labels.get(lead, row);
-        let Some(class) = job.class_of(label) else { return Some(label) };
+        let [Some(class)] = job.classes_of(&[row])[..] else { return job.note_label(row, invalid) };
         let value = job.class(0, row, class);
         let below = if x.given.is_log() {
             exp_m1((value - norm.ln) / x.temperature)
@@ -182,5 +175,4 @@ fn mend(job: &Job, lead: &Lead<'_>, row: usize, out: &Field, (norm, k): (Norm, f
         let absent = |c: usize| unsafe { mask.data.offset(mask_at + c as isize * mask.class_stride).read() == 0 };
         (0..job.classes).filter(|c| absent(*c)).for_each(|class| set(class, 0.0));
     }
-    None
 }

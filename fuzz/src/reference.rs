@@ -164,11 +164,8 @@ fn value(quantity: Quantity, job: &Job, row: usize, [p, q]: [&[Class]; 2], label
             let value = total(&mut p.iter().zip(q).map(term));
             // d = ln q − ln p is off by so much where spaces or temperatures are mixed, and KL by Σ p·δ·(ln(p/q) − KL).
             let d = 4.0 * f64::EPSILON * scale;
-            let spread = |(p, q): (&Class, &Class)| match p.ln.0 - q.ln.0 - value.0 {
-                apart if quantity == Quantity::Kl && p.present && q.present => p.mass.0 * apart * apart,
-                _ => 0.0,
-            };
-            let spread = p.iter().zip(q).map(spread).sum::<f64>().sqrt();
+            let shared = p.iter().zip(q).filter(|(p, q)| quantity == Quantity::Kl && p.present && q.present);
+            let spread = shared.map(|(p, q)| p.mass.0 * (p.ln.0 - q.ln.0 - value.0).powi(2)).sum::<f64>().sqrt();
             let both = faint + q.iter().filter(|c| c.mass.0 < least).map(|c| c.mass.0 * 2.0).sum::<f64>();
             let size = value.0.abs();
             let same = if size < SAME { LEFT } else { 0.0 };

@@ -18,7 +18,7 @@ mod softmax;
 pub use compare::{COMPARE, Compare};
 pub use cross_entropy::{CrossEntropyLin, CrossEntropyLog, CrossEntropyLogLin, CrossEntropyMixed};
 pub use entropy::{EntropyLin, EntropyLog};
-pub use frame::Scale;
+pub use frame::{LOG, Scale};
 pub use kl::{KlLin, KlLog};
 pub use pair::{Generator, PairLin, PairLog};
 pub use pointwise::{
@@ -27,5 +27,5 @@ pub use pointwise::{
 };
 pub use slope::{Slope, SlopeOf};
 pub use softmax::{
-    Exp, Expected, ExpectedInput, ExpectedTarget, Largest, LogSoftmax, LogSumExp, Softmax, Times, Total,
+    Exp, Expected, ExpectedInput, ExpectedTarget, Exponentials, Largest, LogSoftmax, LogSumExp, Softmax, Times, Total,
 };

@@ -122,11 +122,11 @@ impl<E: Math> Measure<E, 1, LOG, 2, 2> for LogSumExp<E> {
     }
 }
 
-/// The maximum of a row; −∞ where it has no other number.
+/// The maximum of a row, −∞ where it has no other number, and the frame that [`Exp`] has of it.
 #[derive(Clone, Copy)]
-pub struct Largest;
+pub struct Largest<E>(pub Scale<E>);
 
-impl<E: Math> Measure<E, 1, 1, 0, 1> for Largest {
+impl<E: Math> Measure<E, 1, 1, 0, { 1 + LOG }> for Largest<E> {
     const LOOKS: bool = true;
 
     #[inline(always)]
@@ -156,9 +156,10 @@ impl<E: Math> Measure<E, 1, 1, 0, 1> for Largest {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, p: Part<S, 1, 0>, _: bool, _: [W<S>; 1]) -> Done<S, 1, 1, 1> {
-        let zero = W::splat(s, 0.0);
-        Done { value: p.at, mass: [zero], again: zero.simd_gt(zero), hint: [zero] }
+    fn finish<S: Simd>(self, s: S, p: Part<S, 1, 0>, _: bool, _: [W<S>; 1 + LOG]) -> Done<S, 1, 1, { 1 + LOG }> {
+        let (zero, frame) = (W::splat(s, 0.0), self.0.frame(s, p.at[0]));
+        let value = array(|i| if i == 0 { p.at[0] } else { frame[i - 1] });
+        Done { value, mass: [zero], again: zero.simd_gt(zero), hint: [zero] }
     }
 }
 
@@ -166,17 +167,68 @@ impl<E: Math> Measure<E, 1, 1, 0, 1> for Largest {
 #[derive(Clone, Copy)]
 pub struct Exp<E>(pub Scale<E>);
 
-impl<E: Math> Exp<E> {
-    /// The frames of rows with these maxima, 8 at a time.
-    pub fn frames(self, level: Level, max: [f64; 8]) -> [[f64; 8]; LOG] {
-        dispatch!(level, s => self.0.frame(s, W::load_array(s, max)).map(|w| w.to_array()))
-    }
-}
-
 impl<E: Math> Emit<E, 1, LOG> for Exp<E> {
     #[inline(always)]
     fn emit<S: Simd>(self, s: S, at: &[V<S, E>; LOG], [x]: [V<S, E>; 1]) -> V<S, E> {
         self.0.exp(s, at, x - at[0], None).0
+    }
+}
+
+/// The sum of a row of exponentials in units of one frame, and, where `LN`, the logarithm of what it is of their largest. NaN
+/// where the row has no mass.
+#[derive(Clone, Copy)]
+pub struct Exponentials<const LN: bool>;
+
+impl<E: Math, const LN: bool> Measure<E, 1, 1, 2, 1> for Exponentials<LN> {
+    const LOOKS: bool = true;
+    const EXACT: [bool; 2] = [false, true];
+
+    #[inline(always)]
+    fn look<S: Simd>(self, [seen]: [V<S, E>; 1], [e]: [V<S, E>; 1]) -> [V<S, E>; 1] {
+        [seen.max(e)]
+    }
+
+    #[inline(always)]
+    fn frame<S: Simd>(self, _: S, seen: [W<S>; 1], _: [W<S>; 1]) -> [W<S>; 1] {
+        seen
+    }
+
+    #[inline(always)]
+    fn term<S: Simd, const SECOND: bool, const CAREFUL: bool>(
+        self,
+        s: S,
+        at: &[V<S, E>; 1],
+        [e]: [V<S, E>; 1],
+        [others, count]: [V<S, E>; 2],
+    ) -> Terms<S, E, 2> {
+        let (one, top) = (V::<S, E>::splat(s, E::from_f64(1.0)), e.simd_eq(at[0]));
+        ([top.select(others, others + e), top.select(count + one, count)], none::<S, E>(s))
+    }
+
+    #[inline(always)]
+    fn merge<S: Simd>(self, s: S, a: Part<S, 1, 2>, b: Part<S, 1, 2>) -> Part<S, 1, 2> {
+        let (top, zero) = (a.at[0].max(b.at[0]), Sum::new(s, W::splat(s, 0.0)));
+        let [a, b] = [a, b].map(|x| {
+            let here = x.at[0].simd_eq(top);
+            let others = x.sum[0].plus(x.sum[1].times(x.at[0]));
+            [Sum::select(here, x.sum[0], others), Sum::select(here, x.sum[1], zero)]
+        });
+        Part { at: [top], sum: [a[0].plus(b[0]), a[1].plus(b[1])] }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(self, s: S, p: Part<S, 1, 2>, _: bool, _: [W<S>; 1]) -> Done<S, 1, 1, 1> {
+        let [others, count] = each(p.sum, |x| x.value(s));
+        let (zero, nan) = (W::splat(s, 0.0), W::splat(s, f64::NAN));
+        let total = count * p.at[0] + others;
+        let right = total.simd_gt(zero) & total.simd_lt(f64::INFINITY);
+        let over = if LN { ln_over_top(s, p.at[0], p.sum[0], count).value(s) } else { zero };
+        Done {
+            value: [right.select(over, nan)],
+            mass: [right.select(total, nan)],
+            again: zero.simd_gt(zero),
+            hint: [zero],
+        }
     }
 }
 

@@ -142,9 +142,9 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
             }
             at = array(|r| E::narrow([frames[0][r], frames[1][r]]));
         }
-        let zero = [V::<S, E>::splat(s, E::ZERO); K];
         let quarter = lanes / 4;
-        let (mut counts, mut part) = (zero, [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 4]);
+        let (mut counts, mut part) =
+            ([V::<S, E>::splat(s, E::ZERO); K], [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 4]);
         for first in (0..present.min(quarter)).step_by(A) {
             // Lanes of different quarters meet before all others do: of the first and the third, of the second and the fourth.
             let mut pairs = [[[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; A]; 2];
@@ -155,23 +155,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                 }
                 let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; A];
                 for start in (0..n).step_by(CHAIN * lanes) {
-                    let (mut sums, mut unusual) = ([zero; A], none::<S, E>(s));
-                    for from in (start + here..n).step_by(lanes).take(CHAIN) {
-                        for (u, sums) in sums.iter_mut().enumerate() {
-                            if from + u < n {
-                                let (sum, odd) = m.term::<S, SECOND, false>(s, &at, get(from + u), *sums);
-                                (*sums, unusual) = (sum, unusual | odd);
-                            }
-                        }
-                    }
-                    if unusual.any_true() {
-                        for (u, sums) in sums.iter_mut().enumerate() {
-                            *sums = zero;
-                            for i in (start + here + u..n).step_by(lanes).take(CHAIN) {
-                                (*sums, _) = m.term::<S, SECOND, true>(s, &at, get(i), *sums);
-                            }
-                        }
-                    }
+                    let sums = self.chains::<SECOND, A>(&at, start + here, n, get);
                     for u in 0..A {
                         for k in 0..K {
                             let lane = &mut lane[u][k];
@@ -242,6 +226,37 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                 rows[h].lo.store_slice(&mut sums.lo[k][8 * h..8 * h + 8]);
             }
         }
+    }
+
+    /// The chains of `A` lanes of a tile from class `from` of `n` on.
+    #[inline(always)]
+    fn chains<const SECOND: bool, const A: usize>(
+        &self,
+        at: &[V<S, E>; R],
+        from: usize,
+        n: usize,
+        get: impl Fn(usize) -> [V<S, E>; I],
+    ) -> [[V<S, E>; K]; A] {
+        let (s, m, lanes) = (self.s, self.m, E::LANES);
+        let zero = [V::<S, E>::splat(s, E::ZERO); K];
+        let (mut sums, mut unusual) = ([zero; A], none::<S, E>(s));
+        for from in (from..n).step_by(lanes).take(CHAIN) {
+            for (u, sums) in sums.iter_mut().enumerate() {
+                if from + u < n {
+                    let (sum, odd) = m.term::<S, SECOND, false>(s, at, get(from + u), *sums);
+                    (*sums, unusual) = (sum, unusual | odd);
+                }
+            }
+        }
+        if unusual.any_true() {
+            for (u, sums) in sums.iter_mut().enumerate() {
+                *sums = zero;
+                for i in (from + u..n).step_by(lanes).take(CHAIN) {
+                    (*sums, _) = m.term::<S, SECOND, true>(s, at, get(i), *sums);
+                }
+            }
+        }
+        sums
     }
 
     /// The sums of a trial of `n` classes, in the order of [`fold`].

@@ -1,13 +1,13 @@
 //! Rows in cache, between a step that writes them and one that reads them.
 
-use super::{BATCH, Dtype, Input, Lead, Map, Rows, SHORT, Target};
+use super::{Dtype, Input, Lead, Map, Rows, SHORT, Target};
 use crate::math::Math;
 
 /// Bytes of a line of the cache, on which rows begin: a vector that straddles two takes twice as long.
 const LINE: usize = 64;
 
-/// Room for the rows of a batch as elements: short rows class by class, as the driver across rows reads them without a
-/// transpose, longer ones one after the other.
+/// Room for the rows of a batch as elements: short rows, and those that come so, class by class, as the driver across rows
+/// reads them without a transpose, the others one after the other.
 pub struct Cached<E> {
     room: Vec<E>,
     first: usize,
@@ -17,14 +17,16 @@ pub struct Cached<E> {
 }
 
 impl<E: Math> Cached<E> {
-    /// Room for so many rows.
-    pub fn new(rows: usize, classes: usize) -> Self {
-        let (size, line) = (size_of::<E>(), LINE / size_of::<E>());
-        let (class, row, len) = if classes <= SHORT {
-            (BATCH, 1, BATCH * classes)
+    /// Room for so many rows like these.
+    pub fn new<const I: usize>(n: usize, like: &Rows<'_, E, I>) -> Self {
+        let (size, line, classes) = (size_of::<E>(), LINE / size_of::<E>(), like.classes);
+        let (class, row, len) = if classes <= SHORT || like.are_columns() {
+            // An odd number of lines, lest the classes of a row share a set of the cache.
+            let class = (n.next_multiple_of(line) / line | 1) * line;
+            (class, 1, class * classes)
         } else {
             let row = classes.next_multiple_of(line);
-            (1, row, rows * row)
+            (1, row, n * row)
         };
         let room = Vec::<E>::with_capacity(len + line);
         let first = room.as_ptr().align_offset(LINE).min(line);

@@ -73,17 +73,6 @@ pub struct Target<'a> {
     pub packed: Option<isize>,
 }
 
-impl Target<'_> {
-    /// The offset of row `k` of a batch.
-    #[inline(always)]
-    fn offset(&self, lead: &Lead<'_>, which: &[usize], k: usize) -> isize {
-        match self.packed {
-            Some(step) => k as isize * step,
-            None => lead.offset(self.lead, which[k]),
-        }
-    }
-}
-
 /// Writes the values of the given rows, up to [`BATCH`] of them. `at` holds `R` numbers a row.
 ///
 /// # Safety
@@ -125,13 +114,15 @@ impl<E: Math> Call<'_, E> {
                 let mut scratch = Scratch::<E, INPUTS>::new();
                 let offsets: SmallVec<[Offsets; INPUTS]> =
                     self.inputs.iter().map(|input| Offsets::new(input, &self.lead, self.which)).collect();
-                let tiled = tiled::<E>(self.inputs, &self.lead, self.classes, self.which, &offsets, SHORT);
+                let tiled = tiled::<E>(self.inputs, self.classes, self.which, &offsets, SHORT);
+                let places = Offsets::of(self.target.lead, self.target.packed, None, &self.lead, self.which);
                 for first in (0..tiled).step_by(E::LANES) {
+                    let count = (tiled - first).min(E::LANES);
                     // SAFETY: as the caller vouches.
-                    unsafe { self.tile(s, first, (tiled - first).min(E::LANES), &offsets, &mut scratch) };
+                    unsafe { self.tile(s, first, count, &offsets, &places, &mut scratch) };
                 }
                 // SAFETY: as the caller vouches.
-                unsafe { self.along(s, tiled, &offsets, &mut scratch) };
+                unsafe { self.along(s, tiled, &offsets, &places, &mut scratch) };
             },
         );
     }
@@ -151,14 +142,21 @@ impl<E: Math> Call<'_, E> {
     /// # Safety
     /// As for [`emit_rows`].
     #[inline(always)]
-    unsafe fn along<S: Simd>(&self, s: S, first: usize, offsets: &[Offsets], scratch: &mut Scratch<E, INPUTS>) {
+    unsafe fn along<S: Simd>(
+        &self,
+        s: S,
+        first: usize,
+        offsets: &[Offsets],
+        places: &Offsets,
+        scratch: &mut Scratch<E, INPUTS>,
+    ) {
         let (lanes, size, target) = (E::LANES, size_of::<E>() as isize, self.target);
         let native = target.dtype.is::<E>() && target.class_stride == size;
         let mut values = [const { MaybeUninit::<E>::uninit() }; BLOCK];
         let values: *mut E = values.as_mut_ptr().cast();
         for k in first..self.which.len() {
             let at = self.numbers(|_| k);
-            let row = target.data.wrapping_offset(target.offset(&self.lead, self.which, k));
+            let row = target.data.wrapping_offset(places.get(k).0);
             for start in (0..self.classes).step_by(BLOCK) {
                 let n = (self.classes - start).min(BLOCK);
                 let mut x = [Tile::new(values.cast_const(), 0); INPUTS];
@@ -233,6 +231,7 @@ impl<E: Math> Call<'_, E> {
         first: usize,
         count: usize,
         offsets: &[Offsets],
+        places: &Offsets,
         scratch: &mut Scratch<E, INPUTS>,
     ) {
         let (lanes, target, size) = (E::LANES, self.target, self.target.dtype.size() as isize);
@@ -242,14 +241,9 @@ impl<E: Math> Call<'_, E> {
             x[i] = input.tile(s, &offsets[i], self.lead, self.which, first, count, self.classes, tile, rows_of);
         }
         let at = self.numbers(|j| first + j.min(count - 1));
-        let mut place = [0; 16];
-        for (k, place) in place.iter_mut().enumerate().take(count) {
-            *place = target.offset(&self.lead, self.which, first + k);
-        }
-        let step = if count > 1 { place[1] - place[0] } else { 0 };
-        let even = (1..count).all(|k| place[k] - place[k - 1] == step);
-        let to = target.data.wrapping_offset(place[0]);
-        if even && step == size && count == lanes && target.dtype.is::<E>() {
+        let step = places.step_of(first, count);
+        let to = target.data.wrapping_offset(places.get(first).0);
+        if step == Some(size) && count == lanes && target.dtype.is::<E>() {
             // SAFETY: a tile holds LANES elements of every class, and LANES rows of every class are a run of the target.
             return unsafe {
                 self.values.write(self.level, &at, &x, self.classes, Tile::new(to.cast(), target.class_stride))
@@ -263,20 +257,21 @@ impl<E: Math> Call<'_, E> {
             let stride = (lanes * size_of::<E>()) as isize;
             // SAFETY: a tile holds LANES elements of every class, and SHORT classes of LANES rows fit a block.
             unsafe { self.values.write(self.level, &at, &x.map(|x| x.from(start)), n, Tile::new(values, stride)) };
-            if even && step == size {
+            if step == Some(size) {
                 for i in 0..n {
                     let to = to.wrapping_offset((start + i) as isize * target.class_stride);
                     // SAFETY: class start + i of these rows is writable, as the caller vouches.
-                    unsafe { put_run(target.dtype, values.add(lanes * i), count, to, step) };
+                    unsafe { put_run(target.dtype, values.add(lanes * i), count, to, size) };
                 }
                 continue;
             }
             // SAFETY: there are n classes of LANES rows, and room for as many and one vector more.
             unsafe { to_rows(s, values, n, count, rows) };
             // Rows without a gap are one run.
-            let whole = even && target.class_stride == size && n == self.classes && step == n as isize * size;
-            for (k, place) in place.iter().enumerate().take(if whole { 1 } else { count }) {
-                let to = target.data.wrapping_offset(place + start as isize * target.class_stride);
+            let whole = target.class_stride == size && n == self.classes && step == Some(n as isize * size);
+            for k in 0..if whole { 1 } else { count } {
+                let place = places.get(first + k).0 + start as isize * target.class_stride;
+                let to = target.data.wrapping_offset(place);
                 // SAFETY: these classes of row k are writable, or of all rows.
                 unsafe {
                     put_run(target.dtype, rows.add(n * k), if whole { n * count } else { n }, to, target.class_stride)

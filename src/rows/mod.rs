@@ -10,7 +10,7 @@ mod across;
 mod along;
 mod cached;
 mod emit;
-mod source;
+pub(crate) mod source;
 
 pub use cached::Cached;
 pub use emit::{Emit, Target, emit_rows};
@@ -191,8 +191,12 @@ impl<'a, E: Math, const I: usize> Rows<'a, E, I> {
 
     /// Whether the drivers read these rows where they are: else each step stages them anew.
     pub fn are_in_place(&self) -> bool {
-        let short = self.classes <= SHORT;
-        self.inputs.iter().all(|x| if short { x.is_columns::<E>(&self.lead) } else { x.is_run::<E>() })
+        if self.classes <= SHORT { self.are_columns() } else { self.inputs.iter().all(|x| x.is_run::<E>()) }
+    }
+
+    /// Whether neighbouring rows are neighbours in memory.
+    fn are_columns(&self) -> bool {
+        self.inputs.iter().all(|x| x.is_columns::<E>(&self.lead, self.classes))
     }
 }
 
@@ -270,7 +274,7 @@ fn batches<
         let tiled = if const { is_portable::<S>() } {
             0
         } else {
-            let n = tiled::<E>(&rows.inputs, &rows.lead, rows.classes, which, &offsets, across::<S, E>(I));
+            let n = tiled::<E>(&rows.inputs, rows.classes, which, &offsets, across::<S, E>(I));
             work.across(n, &mut scratch, &mut out);
             n
         };
@@ -290,14 +294,7 @@ fn batches<
 /// others, those that fill none go along where there are too many classes to stage one, or too few rows to pay; and so do
 /// all rows of more classes unless they are neighbours, for only then is a tile of them where they are.
 #[inline(always)]
-fn tiled<E: Math>(
-    inputs: &[Input<'_>],
-    lead: &Lead<'_>,
-    classes: usize,
-    which: &[usize],
-    offsets: &[Offsets],
-    across: usize,
-) -> usize {
+fn tiled<E: Math>(inputs: &[Input<'_>], classes: usize, which: &[usize], offsets: &[Offsets], across: usize) -> usize {
     let (n, left) = (which.len(), which.len() % E::LANES);
     let row_major = inputs.iter().all(|x| x.class_stride == x.dtype.size() as isize);
     if classes > across && row_major {
@@ -306,9 +303,9 @@ fn tiled<E: Math>(
     if classes <= SHORT {
         return if left < FEW { n - left } else { n };
     }
-    let columns = inputs.iter().all(|x| x.is_columns::<E>(lead));
+    let native = inputs.iter().all(|x| x.is_native::<E>());
     let neighbours = offsets.iter().all(|x| x.step == Some(size_of::<E>() as isize));
-    if columns && neighbours { n - left } else { 0 }
+    if native && neighbours { n - left } else { 0 }
 }
 
 /// Frames and sums of up to 16 rows on their way to `finish`, which takes 8 at a time.
@@ -467,19 +464,35 @@ pub(crate) struct Offsets {
 impl Offsets {
     #[inline(always)]
     pub(crate) fn new(input: &Input<'_>, lead: &Lead<'_>, which: &[usize]) -> Self {
-        if let Some(step) = input.packed {
+        Self::of(input.lead, input.packed, input.mask.map(|mask| mask.lead), lead, which)
+    }
+
+    /// Those of memory with these strides along the leading axes, or of packed rows.
+    #[inline(always)]
+    fn of(strides: &[isize], packed: Option<isize>, mask: Option<&[isize]>, lead: &Lead<'_>, which: &[usize]) -> Self {
+        if let Some(step) = packed {
             return Offsets { first: 0, step: Some(step), each: None };
         }
-        let first = lead.offset(input.lead, which[0]);
-        let step = lead.step(input.lead, which);
-        let each = (step.is_none() || input.mask.is_some()).then(|| {
+        let (first, step) = (lead.offset(strides, which[0]), lead.step(strides, which));
+        let each = (step.is_none() || mask.is_some()).then(|| {
             let mut each = Box::new([(0, 0); BATCH]);
-            for (at, row) in each.iter_mut().zip(which) {
-                *at = (lead.offset(input.lead, *row), input.mask.map_or(0, |m| lead.offset(m.lead, *row)));
+            lead.offsets(strides, which, |k, at| each[k].0 = at);
+            if let Some(mask) = mask {
+                lead.offsets(mask, which, |k, at| each[k].1 = at);
             }
             each
         });
         Offsets { first, step, each }
+    }
+
+    /// The common difference of some rows of the batch, where there is one.
+    #[inline(always)]
+    fn step_of(&self, first: usize, count: usize) -> Option<isize> {
+        self.step.or_else(|| {
+            let each = &self.each.as_ref()?[first..first + count];
+            let step = each.get(1)?.0 - each[0].0;
+            each.windows(2).all(|pair| pair[1].0 - pair[0].0 == step).then_some(step)
+        })
     }
 
     /// Offsets of row `k` of the batch in the input and in its mask.

@@ -1,8 +1,10 @@
 //! Rows that are no distributions: what is wrong with one, and with all of a call.
 
+use std::sync::Mutex;
+
 use super::Job;
 use crate::error::{Flaw, Result, invalid_rows, label_out_of_range};
-use crate::rows::Dtype;
+use crate::rows::{Dtype, Lead};
 
 /// What became of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +21,15 @@ impl Job {
     /// The largest distance of a row sum from 1 that is accepted: storage rounds every element.
     pub fn tolerance(dtype: Dtype) -> f64 {
         dtype.epsilon().sqrt().max(1e-3)
+    }
+
+    /// Notes that the label of a row is no class.
+    #[cold]
+    pub fn note_label(&self, row: usize, invalid: &Mutex<Invalid>) {
+        if let Some(labels) = &self.labels {
+            let label = labels.get(&Lead { shape: &self.lead }, row);
+            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(row, label);
+        }
     }
 
     /// Looks at every element of a row: slow, for rows whose result is NaN or whose sum is off.
@@ -76,8 +87,13 @@ impl Invalid {
         }
     }
 
+    /// The lowest row whose label is no class, and the label.
+    pub fn label(&self) -> Option<(usize, i128)> {
+        self.label
+    }
+
     /// Notes a label out of range.
-    pub fn push_label(&mut self, row: usize, label: i128) {
+    fn push_label(&mut self, row: usize, label: i128) {
         if self.label.is_none_or(|(lowest, _)| row < lowest) {
             self.label = Some((row, label));
         }

@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::operand::{Axes, Bytes, KNOWN, Labels, NO_CLASS, Numbers, Operand, Out};
+use super::Invalid;
+use super::operand::{Axes, Bytes, KNOWN, Labels, Numbers, Operand, Out};
 use crate::math::Math;
+use crate::rows::source::dtype::{Scalar, stored};
 use crate::rows::{BATCH, Input, Lead, Map, Mask, Offsets, Rows};
 
 /// Everything a call is about.
@@ -180,31 +183,62 @@ impl Job {
 
     /// Calls `see` with the rows of a range that count, up to [`BATCH`] at a time.
     pub fn batches(&self, range: Range<usize>, mut see: impl FnMut(&[usize])) {
-        let mut which = SmallVec::<[usize; BATCH]>::new();
-        if self.all_count() {
-            for first in range.clone().step_by(BATCH) {
-                which.clear();
-                which.extend(first..range.end.min(first + BATCH));
+        let (mut rows, mut which) = (SmallVec::<[usize; BATCH]>::new(), SmallVec::<[usize; BATCH]>::new());
+        let mut first = range.start;
+        while first < range.end {
+            let (end, cut) = self.window(first, range.end);
+            rows.clear();
+            rows.extend(first..end);
+            first = end;
+            let counted = self.counted(&rows);
+            if which.is_empty() && counted.iter().all(|counts| *counts) {
+                see(&rows);
+                continue;
+            }
+            for (row, _) in rows.iter().zip(&counted).filter(|(_, counts)| **counts) {
+                which.push(*row);
+                if which.len() == BATCH {
+                    see(&which);
+                    which.clear();
+                }
+            }
+            if cut && !which.is_empty() {
                 see(&which);
+                which.clear();
             }
-            return;
         }
-        let lead = Lead { shape: &self.lead };
-        let mut rows = range.filter(|row| self.counts(&lead, *row));
-        loop {
-            which.clear();
-            which.extend(rows.by_ref().take(BATCH));
-            if which.is_empty() {
-                return;
-            }
+        if !which.is_empty() {
             see(&which);
+        }
+    }
+
+    /// Where a batch of rows from `first` ends, and whether where a long last axis does: rows from there on are no neighbours.
+    fn window(&self, first: usize, end: usize) -> (usize, bool) {
+        let (end, lead) = (end.min(first + BATCH), Lead { shape: &self.lead });
+        match self.lead.as_slice() {
+            [_, .., n] if lead.is_long(self.classes) && first - first % n + n <= end => (first - first % n + n, true),
+            _ => (end, false),
+        }
+    }
+
+    /// Calls `see` with each row of a range and whether it counts.
+    pub fn flags(&self, range: Range<usize>, mut see: impl FnMut(usize, bool)) {
+        let mut rows = SmallVec::<[usize; BATCH]>::new();
+        for first in range.clone().step_by(BATCH) {
+            rows.clear();
+            rows.extend(first..range.end.min(first + BATCH));
+            rows.iter().zip(&self.counted(&rows)).for_each(|(row, counts)| see(*row, *counts));
         }
     }
 
     /// How many rows count.
     pub fn count(&self) -> usize {
-        let lead = Lead { shape: &self.lead };
-        if self.all_count() { self.len() } else { (0..self.len()).filter(|row| self.counts(&lead, *row)).count() }
+        let mut count = 0;
+        if self.all_count() {
+            return self.len();
+        }
+        self.flags(0..self.len(), |_, counts| count += usize::from(counts));
+        count
     }
 
     /// Whether every row counts.
@@ -212,43 +246,68 @@ impl Job {
         self.rows.is_none() && self.labels.as_ref().is_none_or(|l| l.ignore.is_none())
     }
 
-    /// Whether a row counts.
-    #[inline]
-    pub fn counts(&self, lead: &Lead<'_>, row: usize) -> bool {
-        if let Some(rows) = &self.rows {
+    /// Whether each of at least one row counts.
+    pub fn counted(&self, rows: &[usize]) -> SmallVec<[bool; BATCH]> {
+        let lead = Lead { shape: &self.lead };
+        let mut found = smallvec![true; rows.len()];
+        let counted: &mut [bool] = &mut found;
+        if let Some(flags) = &self.rows {
             // SAFETY: the array has the shape of the leading axes.
-            if unsafe { rows.data.offset(lead.offset(&rows.lead, row)).read() } == 0 {
-                return false;
+            lead.offsets(&flags.lead, rows, |k, at| counted[k] = unsafe { flags.data.offset(at).read() } != 0);
+        }
+        if let Some((labels, ignore)) = self.labels.as_ref().and_then(|labels| Some((labels, labels.ignore?))) {
+            labels.each(&lead, rows, |k, label| counted[k] &= label != i128::from(ignore));
+        }
+        found
+    }
+
+    /// Whether a row counts.
+    pub fn counts(&self, row: usize) -> bool {
+        self.all_count() || self.counted(&[row])[0]
+    }
+
+    /// The class that each of at least one row is labelled with; none where the label is no class, or there are no labels.
+    pub fn classes_of(&self, rows: &[usize]) -> SmallVec<[Option<usize>; BATCH]> {
+        let mut found = smallvec![None; rows.len()];
+        let classes: &mut [Option<usize>] = &mut found;
+        if let Some(labels) = &self.labels {
+            labels.each(&Lead { shape: &self.lead }, rows, |k, label| {
+                classes[k] = usize::try_from(label).ok().filter(|class| *class < self.classes);
+            });
+        }
+        found
+    }
+
+    /// The same of rows all of which count, noting those whose label is no class.
+    pub fn classes_or_note(&self, rows: &[usize], invalid: &Mutex<Invalid>) -> SmallVec<[Option<usize>; BATCH]> {
+        let classes = self.classes_of(rows);
+        for (row, class) in rows.iter().zip(&classes) {
+            if class.is_none() {
+                self.note_label(*row, invalid);
             }
         }
-        match &self.labels {
-            Some(labels) if labels.ignore.is_some() => Some(labels.get(lead, row)) != labels.ignore.map(i128::from),
-            _ => true,
-        }
+        classes
     }
 
-    /// The class that a label is, if it is one.
-    pub fn class_of(&self, label: i128) -> Option<usize> {
-        usize::try_from(label).ok().filter(|class| *class < self.classes)
-    }
-
-    /// The class that each row is labelled with, [`NO_CLASS`] where the label is none, or there are no labels.
-    pub fn classes_of(&self, rows: &[usize]) -> SmallVec<[usize; BATCH]> {
-        match &self.labels {
-            Some(labels) => labels.classes(&Lead { shape: &self.lead }, rows, self.classes),
-            None => smallvec![NO_CLASS; rows.len()],
-        }
-    }
-
-    /// The same, and what the row of an operand holds there; no mass where it is excluded.
-    pub fn labelled(&self, k: usize, rows: &[usize]) -> SmallVec<[(usize, f64); BATCH]> {
+    /// What the rows of an operand hold at these classes: no mass where one is excluded, 0 where there is none.
+    pub fn elements_at(&self, k: usize, rows: &[usize], classes: &[Option<usize>]) -> SmallVec<[f64; BATCH]> {
         let input = self.input(k, Map::Keep);
         let offsets = Offsets::new(&input, &Lead { shape: &self.lead }, rows);
-        let mut found = smallvec![(NO_CLASS, 0.0); rows.len()];
-        for (k, (found, class)) in found.iter_mut().zip(self.classes_of(rows)).enumerate() {
-            if class != NO_CLASS {
-                // SAFETY: the operand and the mask have this class of this row.
-                *found = (class, unsafe { input.class(offsets.get(k), class) });
+        let mut found = smallvec![0.0; rows.len()];
+        stored!(input.dtype, T => {
+            for (k, (found, class)) in found.iter_mut().zip(classes).enumerate() {
+                if let Some(class) = class {
+                    // SAFETY: the operand has this class of this row.
+                    *found = unsafe { T::read(input.at(offsets.get(k).0, *class), input.swapped) };
+                }
+            }
+        });
+        if let Some(mask) = input.mask {
+            for (k, (found, class)) in found.iter_mut().zip(classes).enumerate() {
+                // SAFETY: the mask has this class of this row.
+                if class.is_some_and(|class| unsafe { mask.excludes(offsets.get(k).1, class) }) {
+                    *found = mask.absent;
+                }
             }
         }
         found

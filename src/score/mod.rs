@@ -8,7 +8,7 @@ mod work;
 
 pub use invalid::{Invalid, Verdict};
 pub use job::Job;
-pub use operand::{Axes, Bytes, Given, KNOWN, Labels, NO_CLASS, Numbers, Operand, Out};
+pub use operand::{Axes, Bytes, Given, KNOWN, Labels, Numbers, Operand, Out};
 pub use rescue::{Reach, Rescue};
 pub use work::{grain, nanoseconds_a_row};
 
@@ -21,7 +21,7 @@ use crate::math::{Math, wide};
 use crate::measure::Scale;
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, Batch, Lead, Map, Measure, Offsets, evaluate};
+use crate::rows::{BATCH, Batch, Lead, Map, Measure, evaluate};
 use crate::simd::{Level, SimdBase, W, dispatch, level};
 
 /// Evaluates a measure on the rows of a job: their total, if one is wanted, and what is wrong with them.
@@ -71,14 +71,12 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
 impl Job {
     /// The total of the results of all rows, in the bits that [`score`] gives it.
     pub fn total_of(&self, values: &[f64]) -> Total {
-        let lead = Lead { shape: &self.lead };
-        let all = self.all_count();
         let mut sum = Total::default();
         for (i, chunk) in values.chunks(self.chunk()).enumerate() {
             let mut total = Total::default();
             let first = i * self.chunk();
-            let counted = chunk.iter().enumerate().filter(|(k, _)| all || self.counts(&lead, first + k));
-            counted.for_each(|(_, v)| total.push(*v));
+            let push = |which: &[usize]| which.iter().for_each(|row| total.push(chunk[row - first]));
+            self.batches(first..first + chunk.len(), push);
             sum.merge(total);
         }
         sum
@@ -98,7 +96,7 @@ fn settle<const I: usize, const O: usize>(
     let beyond = |k: usize| rescue.reach.is_some_and(|reach| reach.exceeded([mass[0][k], mass[I - 1][k]]));
     // Without a way out of the loop, which so becomes one over vectors.
     let mut suspect = batch.value[0].iter().fold(false, |any, v| any | v.is_nan());
-    suspect |= rescue.reach.is_some() && (0..batch.rows.len()).any(beyond);
+    suspect |= rescue.reach.is_some() && (0..batch.rows.len()).fold(false, |any, k| any | beyond(k));
     for (k, x) in job.operands.iter().enumerate() {
         if job.check_sums && x.given.is_normalised() {
             let expected = if x.given.is_log() { 0.0 } else { 1.0 };
@@ -128,13 +126,16 @@ fn settle<const I: usize, const O: usize>(
             }
         }
     }
-    if let Some(labels) = &job.labels {
-        let likelihoods = surprise(job, labels, level, batch, invalid);
-        for (k, (value, likelihood)) in batch.value[0].iter_mut().zip(likelihoods).enumerate() {
-            // Of rows none of which is suspect none is NaN.
-            if !suspect || (!value.is_nan() && rescued >> k & 1 == 0) {
-                *value = likelihood;
+    if job.labels.is_some() {
+        let likelihoods = surprise(job, level, batch, invalid);
+        if suspect {
+            for (k, (value, likelihood)) in batch.value[0].iter_mut().zip(&likelihoods).enumerate() {
+                if !value.is_nan() && rescued >> k & 1 == 0 {
+                    *value = *likelihood;
+                }
             }
+        } else {
+            batch.value[0].copy_from_slice(&likelihoods);
         }
     }
     if let Some(known) = job.known {
@@ -157,40 +158,32 @@ fn settle<const I: usize, const O: usize>(
 /// −ln q[label] from the maximum of a row and what its (log-)sum exceeds it by.
 fn surprise<const I: usize, const O: usize>(
     job: &Job,
-    labels: &Labels,
     level: Level,
     batch: &Batch<'_, I, O>,
     invalid: &Mutex<Invalid>,
 ) -> SmallVec<[f64; BATCH]> {
-    let (lead, x) = (Lead { shape: &job.lead }, &job.operands[I - 1]);
-    let input = job.input(I - 1, Map::Keep);
-    let (offsets, classes) = (Offsets::new(&input, &lead, batch.rows), job.classes_of(batch.rows));
+    let x = &job.operands[I - 1];
     let (log, [max, over]) = (x.given.is_log(), [O - 2, O - 1].map(|o| &*batch.value[o]));
+    let classes = job.classes_or_note(batch.rows, invalid);
+    let values = job.elements_at(I - 1, batch.rows, &classes);
     let mut result = smallvec![0.0; batch.rows.len()];
+    // A zero without its sign.
+    let of = result.iter_mut().zip(max).zip(values.iter().map(|value| value + 0.0));
+    if log {
+        of.zip(over).for_each(|(((result, max), value), over)| *result = (max - value) / x.temperature + over);
+        return result;
+    }
     // Ratios of a subnormal mass that overflow.
     let mut beyond = Vec::new();
-    for (k, (result, class)) in result.iter_mut().zip(classes).enumerate() {
-        if class == NO_CLASS {
-            let label = labels.get(&lead, batch.rows[k]);
-            invalid.lock().unwrap_or_else(|e| e.into_inner()).push_label(batch.rows[k], label);
-            continue;
-        }
-        // SAFETY: the operand and the mask have this class of this row. A zero without its sign.
-        let value = unsafe { input.class(offsets.get(k), class) } + 0.0;
-        if log {
-            *result = (max[k] - value) / x.temperature + over[k];
-        } else {
-            *result = max[k] / value;
-            if *result == f64::INFINITY && value > 0.0 {
-                beyond.push((k, ln(max[k]) - ln(value)));
-            }
+    for (k, ((result, max), value)) in of.enumerate() {
+        *result = max / value;
+        if *result == f64::INFINITY && value > 0.0 {
+            beyond.push((k, ln(*max) - ln(value)));
         }
     }
-    if !log {
-        ln_all(level, &mut result);
-        beyond.into_iter().for_each(|(k, ln)| result[k] = ln);
-        result.iter_mut().zip(over).for_each(|(result, over)| *result += over);
-    }
+    ln_all(level, &mut result);
+    beyond.into_iter().for_each(|(k, ln)| result[k] = ln);
+    result.iter_mut().zip(over).for_each(|(result, over)| *result += over);
     result
 }
 
@@ -222,9 +215,8 @@ fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
     };
     let lead = Lead { shape: &job.lead };
     let size = if out.single { 4 } else { 8 };
-    let consecutive = rows[rows.len() - 1] - rows[0] == rows.len() - 1;
-    if consecutive && matches!(out.lead.as_slice(), [stride] if *stride == size) {
-        let to = out.data.wrapping_offset(rows[0] as isize * size);
+    if lead.step(&out.lead, rows) == Some(size) {
+        let to = out.data.wrapping_offset(lead.offset(&out.lead, rows[0]));
         for (k, value) in values.iter().enumerate() {
             // SAFETY: these are the results of consecutive rows of a contiguous array, stored by one thread only.
             unsafe {
@@ -237,17 +229,17 @@ fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
         }
         return;
     }
-    for (row, value) in rows.iter().zip(values) {
-        let at = out.data.wrapping_offset(lead.offset(&out.lead, *row));
+    lead.offsets(&out.lead, rows, |k, at| {
+        let to = out.data.wrapping_offset(at);
         // SAFETY: the result array has the shape of the leading axes, and every row is stored by one thread only.
         unsafe {
             if out.single {
-                at.cast::<f32>().write_unaligned(single(*value));
+                to.cast::<f32>().write_unaligned(single(values[k]));
             } else {
-                at.cast::<f64>().write_unaligned(*value);
+                to.cast::<f64>().write_unaligned(values[k]);
             }
         }
-    }
+    });
 }
 
 /// The scale of an operand's temperature, or the error that says what is accepted.

@@ -1,8 +1,9 @@
 //! What a call is about, as memory: the rows, the labels and flags that go with them, and where results go.
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
-use crate::rows::{BATCH, Dtype, Lead, Map};
+use crate::rows::source::dtype::{Scalar, stored};
+use crate::rows::{Dtype, Lead, Map};
 
 /// One number an axis. Arrays of up to four take no allocation: with eleven of them a call on one row took twice as long.
 pub type Axes<T> = SmallVec<[T; 4]>;
@@ -94,9 +95,6 @@ impl Operand {
     }
 }
 
-/// What stands for a class where there is none.
-pub const NO_CLASS: usize = usize::MAX;
-
 /// The labels of the rows.
 #[derive(Clone, Debug)]
 pub struct Labels {
@@ -121,36 +119,19 @@ impl Labels {
         unsafe { self.dtype.integer(at, self.swapped) }
     }
 
-    /// The class, among so many, that the label of each row is; [`NO_CLASS`] where it is none. Of at least one row.
-    pub(super) fn classes(&self, lead: &Lead<'_>, rows: &[usize], classes: usize) -> SmallVec<[usize; BATCH]> {
-        let mut found = smallvec![NO_CLASS; rows.len()];
+    /// Calls `see` with the place and the label of each of at least one row. The dtype is looked at once: to do so for every
+    /// label was a fifth of the time of `nll` of ten classes.
+    #[inline(always)]
+    pub(super) fn each(&self, lead: &Lead<'_>, rows: &[usize], mut see: impl FnMut(usize, i128)) {
         let (first, step) = (lead.offset(&self.lead, rows[0]), lead.step(&self.lead, rows));
-        macro_rules! read {
-            ($t:ty) => {
-                for (k, found) in found.iter_mut().enumerate() {
-                    let offset = match step {
-                        Some(step) => first + k as isize * step,
-                        None => lead.offset(&self.lead, rows[k]),
-                    };
-                    // SAFETY: the array has the shape of the leading axes, and offsets are those of its rows.
-                    let label = unsafe { self.data.wrapping_offset(offset).cast::<$t>().read_unaligned() };
-                    let label = if self.swapped { label.swap_bytes() } else { label };
-                    *found = usize::try_from(label).ok().filter(|class| *class < classes).unwrap_or(NO_CLASS);
-                }
-            };
-        }
-        match self.dtype {
-            Dtype::I8 => read!(i8),
-            Dtype::I16 => read!(i16),
-            Dtype::I32 => read!(i32),
-            Dtype::I64 => read!(i64),
-            Dtype::U8 => read!(u8),
-            Dtype::U16 => read!(u16),
-            Dtype::U32 => read!(u32),
-            Dtype::U64 => read!(u64),
-            _ => {}
-        }
-        found
+        stored!(self.dtype, T => {
+            // SAFETY: the array has the shape of the leading axes, and offsets are those of its rows.
+            let get = |offset| unsafe { T::integer(self.data.wrapping_offset(offset), self.swapped) };
+            match step {
+                Some(step) => (0..rows.len()).for_each(|k| see(k, get(first + k as isize * step))),
+                None => lead.offsets(&self.lead, rows, |k, at| see(k, get(at))),
+            }
+        });
     }
 }
 

@@ -34,7 +34,7 @@ impl Reach {
 
     /// Whether rows with these log-sum-exps are beyond it.
     pub(super) fn exceeded(&self, [p, q]: [f64; 2]) -> bool {
-        let inside = (p - q).abs() <= self.apart && p.abs() <= self.from[0] && q.abs() <= self.from[1];
+        let inside = ((p - q).abs() <= self.apart) & (p.abs() <= self.from[0]) & (q.abs() <= self.from[1]);
         !inside
     }
 }

@@ -2,6 +2,35 @@
 
 use crate::simd::Element;
 
+/// Evaluates an expression with `T` standing for what a dtype's elements are stored as.
+macro_rules! stored {
+    ($dtype:expr, $t:ident => $body:expr) => {{
+        use $crate::rows::source::dtype::{Bf16, Bool, Dtype, F16};
+        macro_rules! body {
+            ($stored:ty) => {{
+                type $t = $stored;
+                $body
+            }};
+        }
+        match $dtype {
+            Dtype::F64 => body!(f64),
+            Dtype::F32 => body!(f32),
+            Dtype::F16 => body!(F16),
+            Dtype::Bf16 => body!(Bf16),
+            Dtype::I8 => body!(i8),
+            Dtype::I16 => body!(i16),
+            Dtype::I32 => body!(i32),
+            Dtype::I64 => body!(i64),
+            Dtype::U8 => body!(u8),
+            Dtype::U16 => body!(u16),
+            Dtype::U32 => body!(u32),
+            Dtype::U64 => body!(u64),
+            Dtype::Bool => body!(Bool),
+        }
+    }};
+}
+pub(crate) use stored;
+
 /// What an element of an input is stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -66,16 +95,7 @@ impl Dtype {
     #[inline]
     pub unsafe fn number(self, at: *const u8, swapped: bool) -> f64 {
         // SAFETY: as the caller vouches.
-        unsafe {
-            match self {
-                Dtype::F64 => f64::read(at, swapped),
-                Dtype::F32 => f32::read(at, swapped),
-                Dtype::F16 => F16::read(at, swapped),
-                Dtype::Bf16 => Bf16::read(at, swapped),
-                Dtype::Bool => Bool::read(at, swapped),
-                integer => integer.integer(at, swapped) as f64,
-            }
-        }
+        stored!(self, T => unsafe { T::read(at, swapped) })
     }
 
     /// The integer stored at an address; 0 for other dtypes.
@@ -84,24 +104,8 @@ impl Dtype {
     /// Its bytes must be readable.
     #[inline]
     pub unsafe fn integer(self, at: *const u8, swapped: bool) -> i128 {
-        macro_rules! read {
-            ($t:ty) => {{
-                // SAFETY: as the caller vouches.
-                let x = unsafe { at.cast::<$t>().read_unaligned() };
-                i128::from(if swapped { x.swap_bytes() } else { x })
-            }};
-        }
-        match self {
-            Dtype::I8 => read!(i8),
-            Dtype::I16 => read!(i16),
-            Dtype::I32 => read!(i32),
-            Dtype::I64 => read!(i64),
-            Dtype::U8 => read!(u8),
-            Dtype::U16 => read!(u16),
-            Dtype::U32 => read!(u32),
-            Dtype::U64 => read!(u64),
-            _ => 0,
-        }
+        // SAFETY: as the caller vouches.
+        stored!(self, T => unsafe { T::integer(at, swapped) })
     }
 
     /// Stores a number, rounded once; for floating dtypes.
@@ -150,10 +154,15 @@ pub trait Scalar: Copy {
     /// # Safety
     /// The bytes of the number must be readable.
     unsafe fn read(from: *const u8, swapped: bool) -> f64;
+    /// Reads the integer at an address likewise; 0 for other dtypes.
+    ///
+    /// # Safety
+    /// The bytes of the number must be readable.
+    unsafe fn integer(from: *const u8, swapped: bool) -> i128;
 }
 
 macro_rules! scalar {
-    ($($t:ty, $bits:ty, $get:expr;)*) => { $(
+    ($($t:ty, $bits:ty, $get:expr, $integer:expr;)*) => { $(
         impl Scalar for $t {
             const SIZE: isize = size_of::<$bits>() as isize;
             #[inline(always)]
@@ -161,6 +170,13 @@ macro_rules! scalar {
                 // SAFETY: as the caller vouches.
                 let bits = unsafe { from.cast::<$bits>().read_unaligned() };
                 let get: fn($bits) -> f64 = $get;
+                get(if swapped { bits.swap_bytes() } else { bits })
+            }
+            #[inline(always)]
+            unsafe fn integer(from: *const u8, swapped: bool) -> i128 {
+                // SAFETY: as the caller vouches.
+                let bits = unsafe { from.cast::<$bits>().read_unaligned() };
+                let get: fn($bits) -> i128 = $integer;
                 get(if swapped { bits.swap_bytes() } else { bits })
             }
         }
@@ -175,19 +191,19 @@ pub struct Bf16;
 pub struct Bool;
 
 scalar! {
-    f64, u64, f64::from_bits;
-    f32, u32, |b| f64::from(f32::from_bits(b));
-    F16, u16, |b| f64::from(widen_f16(b));
-    Bf16, u16, |b| f64::from(f32::from_bits(u32::from(b) << 16));
-    i8, i8, f64::from;
-    i16, i16, f64::from;
-    i32, i32, f64::from;
-    i64, i64, |b| b as f64;
-    u8, u8, f64::from;
-    u16, u16, f64::from;
-    u32, u32, f64::from;
-    u64, u64, |b| b as f64;
-    Bool, u8, |b| f64::from(u8::from(b != 0));
+    f64, u64, f64::from_bits, |_| 0;
+    f32, u32, |b| f64::from(f32::from_bits(b)), |_| 0;
+    F16, u16, |b| f64::from(widen_f16(b)), |_| 0;
+    Bf16, u16, |b| f64::from(f32::from_bits(u32::from(b) << 16)), |_| 0;
+    i8, i8, f64::from, i128::from;
+    i16, i16, f64::from, i128::from;
+    i32, i32, f64::from, i128::from;
+    i64, i64, |b| b as f64, i128::from;
+    u8, u8, f64::from, i128::from;
+    u16, u16, f64::from, i128::from;
+    u32, u32, f64::from, i128::from;
+    u64, u64, |b| b as f64, i128::from;
+    Bool, u8, |b| f64::from(u8::from(b != 0)), |_| 0;
 }
 
 /// The half-precision number with these bits. Branch-free, so that a loop of it becomes vector code on every level.

@@ -3,7 +3,7 @@
 //! Memory is read by value through raw pointers, never through references, because Python may write to it meanwhile;
 //! addresses need no alignment.
 
-mod dtype;
+pub(crate) mod dtype;
 mod stage;
 mod tile;
 mod transpose;
@@ -14,6 +14,7 @@ pub(crate) use transpose::to_rows;
 
 use std::mem::MaybeUninit;
 
+use super::{BATCH, SHORT};
 use crate::math::Math;
 use crate::simd::*;
 use stage::stage;
@@ -94,6 +95,13 @@ impl Lead<'_> {
         self.shape.iter().product()
     }
 
+    /// Whether the last axis is long enough for batches to end with it, so that all their rows are neighbours. Rows of few
+    /// classes of shorter ones are rather gathered than that half the lanes of every other vector are empty.
+    pub(crate) fn is_long(&self, classes: usize) -> bool {
+        let least = if classes > SHORT { 16 } else { BATCH / 2 };
+        self.shape.len() == 1 || self.shape.last().is_some_and(|n| *n >= least)
+    }
+
     /// Byte offset of a row.
     #[inline(always)]
     pub fn offset(&self, strides: &[isize], row: usize) -> isize {
@@ -111,14 +119,30 @@ impl Lead<'_> {
         }
     }
 
-    /// The common difference of the offsets of rows, ascending, where they are consecutive on one axis or all the same.
+    /// The common difference of the offsets of rows, ascending, where they are consecutive, and on the last axis or in memory
+    /// without a gap between axes; or where all are the same.
     #[inline(always)]
     pub(crate) fn step(&self, strides: &[isize], which: &[usize]) -> Option<isize> {
-        match (strides, which) {
-            ([], _) | (_, []) => Some(0),
-            ([stride], [first, .., last]) if last - first == which.len() - 1 => Some(*stride),
-            ([stride], [_]) => Some(*stride),
-            _ => strides.iter().all(|s| *s == 0).then_some(0),
+        let ([first, ..], [.., last]) = (which, which) else { return Some(0) };
+        let (Some(n), Some(stride)) = (self.shape.last(), strides.last()) else { return Some(0) };
+        let even = || self.shape.windows(2).zip(strides.windows(2)).all(|(n, s)| s[0] == s[1] * n[1] as isize);
+        let near = || strides.len() == 1 || first % n + which.len() <= *n;
+        let run = last - first == which.len() - 1 && (near() || even());
+        if run { Some(*stride) } else { strides.iter().all(|s| *s == 0).then_some(0) }
+    }
+
+    /// Calls `see` with the place and the offset of each of some rows: where they are neighbours without a division.
+    #[inline(always)]
+    pub(crate) fn offsets(&self, strides: &[isize], which: &[usize], mut see: impl FnMut(usize, isize)) {
+        let (n, stride) = (self.shape.last().map_or(1, |n| *n), strides.last().map_or(0, |s| *s));
+        // The row that is next on the last axis, where there is one, and its offset.
+        let (mut next, mut at, mut left) = (usize::MAX, 0, 0);
+        for (k, row) in which.iter().enumerate() {
+            if *row != next || left == 0 {
+                (at, left) = (self.offset(strides, *row), n - row % n);
+            }
+            see(k, at);
+            (next, at, left) = (row + 1, at + stride, left - 1);
         }
     }
 }
@@ -130,9 +154,14 @@ impl Input<'_> {
     /// The row must have this element.
     #[inline]
     pub unsafe fn element(&self, offset: isize, column: usize) -> f64 {
-        let at = self.data.wrapping_offset(offset + column as isize * self.class_stride);
         // SAFETY: as the caller vouches.
-        unsafe { self.dtype.number(at, self.swapped) }
+        unsafe { self.dtype.number(self.at(offset, column), self.swapped) }
+    }
+
+    /// Where element `column` of the row at an offset is.
+    #[inline]
+    pub(crate) fn at(&self, offset: isize, column: usize) -> *const u8 {
+        self.data.wrapping_offset(offset + column as isize * self.class_stride)
     }
 
     /// The same of the row at these offsets in the input and in its mask; no mass where the class is excluded.
@@ -162,16 +191,13 @@ impl Input<'_> {
 
     /// Whether elements are `E` as they stand.
     #[inline(always)]
-    fn is_native<E: Element>(&self) -> bool {
+    pub(crate) fn is_native<E: Element>(&self) -> bool {
         self.dtype.is::<E>() && !self.swapped && self.mask.is_none() && self.map == Map::Keep
     }
 
     /// Whether neighbouring rows are neighbours in memory, so that a vector across rows is one load.
-    pub(crate) fn is_columns<E: Element>(&self, lead: &Lead<'_>) -> bool {
-        let step = match self.packed {
-            None if lead.shape.len() == 1 => Some(self.lead[0]),
-            packed => packed,
-        };
+    pub(crate) fn is_columns<E: Element>(&self, lead: &Lead<'_>, classes: usize) -> bool {
+        let step = self.packed.or(self.lead.last().copied().filter(|_| lead.is_long(classes)));
         self.is_native::<E>() && step == Some(size_of::<E>() as isize)
     }
 

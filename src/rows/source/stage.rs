@@ -1,6 +1,6 @@
 //! What is staged: elements of any dtype, stride and byte order as those of the kernels, masked and mapped.
 
-use super::dtype::{Bf16, Bool, F16, Scalar};
+use super::dtype::{Bf16, Scalar, stored};
 use super::{Dtype, Input, Map};
 use crate::math::Math;
 use crate::rows::AHEAD;
@@ -36,21 +36,10 @@ unsafe fn stage_at<S: Simd, E: Math>(
     let (stride, swapped) = (input.class_stride, input.swapped);
     // SAFETY: as the caller vouches: n elements at the stride are readable and n are writable.
     unsafe {
-        match input.dtype {
-            Dtype::F64 => convert::<f64, E>(from, stride, swapped, n, out),
-            Dtype::F32 => convert::<f32, E>(from, stride, swapped, n, out),
-            Dtype::F16 => convert::<F16, E>(from, stride, swapped, n, out),
-            Dtype::Bf16 if E::LANES == 16 && stride == 2 && !swapped && LITTLE => widen_bf16(s, from, n, out.cast()),
-            Dtype::Bf16 => convert::<Bf16, E>(from, stride, swapped, n, out),
-            Dtype::I8 => convert::<i8, E>(from, stride, swapped, n, out),
-            Dtype::I16 => convert::<i16, E>(from, stride, swapped, n, out),
-            Dtype::I32 => convert::<i32, E>(from, stride, swapped, n, out),
-            Dtype::I64 => convert::<i64, E>(from, stride, swapped, n, out),
-            Dtype::U8 => convert::<u8, E>(from, stride, swapped, n, out),
-            Dtype::U16 => convert::<u16, E>(from, stride, swapped, n, out),
-            Dtype::U32 => convert::<u32, E>(from, stride, swapped, n, out),
-            Dtype::U64 => convert::<u64, E>(from, stride, swapped, n, out),
-            Dtype::Bool => convert::<Bool, E>(from, stride, swapped, n, out),
+        if input.dtype == Dtype::Bf16 && E::LANES == 16 && stride == 2 && !swapped && LITTLE {
+            widen_bf16(s, from, n, out.cast());
+        } else {
+            stored!(input.dtype, T => convert::<T, E>(from, stride, swapped, n, out));
         }
     }
     // SAFETY: `convert` has written these n elements, and nothing else refers to them.

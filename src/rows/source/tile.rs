@@ -98,7 +98,8 @@ impl Input<'_> {
         let (lanes, size) = (E::LANES, size_of::<E>() as isize);
         let native = self.is_native::<E>();
         let at = |k: usize| offsets.get(first + k.min(count - 1));
-        if native && count == lanes && offsets.step == Some(size) {
+        let step = offsets.step_of(first, count);
+        if native && count == lanes && step == Some(size) {
             let base = self.data.wrapping_offset(at(0).0);
             for i in 0..if classes <= SHORT { classes } else { 0 } {
                 // The next batch of rows of this class.
@@ -109,7 +110,7 @@ impl Input<'_> {
         let out: *mut E = tile.as_mut_ptr().cast();
         let staged = Tile::new(out.cast_const(), lanes as isize * size);
         let contiguous = self.is_run::<E>();
-        if native && offsets.step == Some(0) {
+        if native && step == Some(0) {
             for i in 0..classes {
                 // SAFETY: class i of the row is readable, and i < SHORT keeps the store inside the tile.
                 unsafe {
@@ -119,8 +120,21 @@ impl Input<'_> {
             }
             return staged;
         }
+        if native && !contiguous {
+            // Class by class, for a line of the cache holds that class of many rows.
+            let rows: [*const u8; 16] = std::array::from_fn(|k| self.data.wrapping_offset(at(k.min(lanes - 1)).0));
+            for i in 0..classes {
+                let from = i as isize * self.class_stride;
+                // SAFETY: class i of each row is readable, and i < SHORT keeps the store inside the tile.
+                unsafe {
+                    let v = V::<S, E>::from_fn(s, |k| rows[k].wrapping_offset(from).cast::<E>().read_unaligned());
+                    store::<S, E>(v, out.add(lanes * i));
+                }
+            }
+            return staged;
+        }
         let by_row = self.mask.is_some() || matches!(self.map, Map::Divide(_));
-        if !contiguous && count == lanes && !by_row && offsets.step == Some(self.dtype.size() as isize) {
+        if !contiguous && count == lanes && !by_row && step == Some(self.dtype.size() as isize) {
             // Columns of another dtype: a class of LANES rows is a run. A mask or an origin belongs to one row.
             let run = Input { class_stride: self.dtype.size() as isize, ..*self };
             for i in 0..classes {
@@ -133,7 +147,7 @@ impl Input<'_> {
         let mut from: [*const E; 16] = [self.data.cast(); 16];
         let mut whole = false;
         if contiguous {
-            let (base, step) = (at(0).0, offsets.step);
+            let base = at(0).0;
             for (k, from) in from.iter_mut().enumerate().take(lanes) {
                 let offset = match step {
                     Some(step) => base + k.min(count - 1) as isize * step,
@@ -146,7 +160,7 @@ impl Input<'_> {
             }
             // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
             whole = const { is_wide::<S>() }
-                && offsets.step == Some(classes as isize * size)
+                && step == Some(classes as isize * size)
                 && self.packed.is_none()
                 && lead.shape.len() == 1
                 && (lead.shape[0] - which[first + count - 1]) * classes >= lanes;
