@@ -5,11 +5,13 @@ use crate::math::Math;
 use crate::measure::{
     Binary, BinaryInput, BinaryTarget, Exp, Exponentials, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget,
     LOG, Largest, LogSoftmax, LogSoftmaxInput, LogSumExp, Logistic, LogisticInput, LogisticTarget, Outside, Product,
-    Same, Scale, Softmax, SoftmaxInput, Summed, Times,
+    Scale, Softmax, SoftmaxInput, Summed, Times,
 };
 use crate::parallel;
 use crate::reduce::Total;
-use crate::rows::{BATCH, BLOCK, Batch, Cached, Dtype, Emit, Lead, Map, Rows, SHORT, Target, emit_rows, evaluate};
+use crate::rows::{
+    BATCH, BLOCK, Batch, Cached, Dtype, Emit, Lead, Map, Rows, SHORT, Same, Target, emit_rows, evaluate,
+};
 use crate::score::{Axes, Job, Operand, grain, nanoseconds_a_row, scale};
 use crate::simd::level;
 
@@ -107,15 +109,13 @@ impl<'a, E: Math> Normalised<'a, E> {
 
     /// The given rows.
     pub fn new(scale: Scale<E>, rows: &Rows<'a, E, 1>, which: &[usize], wanted: Wanted) -> Self {
-        let (level, short) = (level(), rows.classes <= SHORT);
+        let short = rows.classes <= SHORT;
         let mut found =
             Normalised { scale, rows: *rows, cached: None, inverse: None, max: [0.0; BATCH], over: [0.0; BATCH] };
         // A single tile is transposed faster than it is staged.
         let pays = if short { which.len() > E::LANES } else { rows.classes * size_of::<E>() <= CACHE };
         if pays && !rows.are_in_place() {
-            let staged = found.cached.insert(Cached::new(which.len(), rows));
-            // SAFETY: there is room for these rows.
-            unsafe { emit_rows::<E, _, 1, 0>(level, Same, rows, which, &[], &staged.target()) };
+            found.cached = Some(Cached::of(level(), rows, which));
         }
         if short && wanted != Wanted::Logarithms {
             found.exponentiate(which, wanted)
@@ -149,7 +149,7 @@ impl<'a, E: Math> Normalised<'a, E> {
             self.max[..n].copy_from_slice(batch.value[0]);
             at.iter_mut().zip(&batch.value[1..]).for_each(|(at, frame)| at[..n].copy_from_slice(frame));
         });
-        let mut found = Cached::new(n, &rows);
+        let mut found = Cached::like(n, &rows);
         // SAFETY: there is room for these rows, which are written before they are read.
         let exponentials = unsafe {
             emit_rows(level, Exp(self.scale), &rows, which, &at, &found.target());

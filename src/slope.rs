@@ -10,8 +10,8 @@ use crate::elementwise::{Field, group, over_rows, settled};
 use crate::error::Result;
 use crate::loss::{Upstream, exp_m1};
 use crate::math::Math;
-use crate::measure::{LogSumExp, Same, Slope, SlopeOf, Summed, Total};
-use crate::rows::{BATCH, Cached, Dtype, Lead, Map, Rows, emit_rows, evaluate};
+use crate::measure::{LogSumExp, Slope, SlopeOf, Summed, Total};
+use crate::rows::{BATCH, Cached, Dtype, Lead, Map, Rows, Same, emit_rows, evaluate};
 use crate::score::{Invalid, Job, KNOWN, Numbers, ln, nanoseconds_a_row, scale};
 use crate::simd::level;
 
@@ -129,7 +129,7 @@ fn gradient_of<E: Math>(
                 Some(value) if *of != SlopeOf::Js => at[6] = value,
                 _ => {
                     // The terms of these rows, in cache.
-                    let mut terms = Cached::<E>::new(which.len(), &both[i]);
+                    let mut terms = Cached::<E>::like(which.len(), &both[i]);
                     // SAFETY: there is room for these rows, which are written before they are read.
                     let terms = unsafe {
                         let (slope, target) = (Slope { term: true, ..slope }, terms.target());

@@ -153,6 +153,62 @@ def test_the_axis_may_be_anywhere(case: Case, space: str) -> None:
             assert_same_bits(kept, np.expand_dims(expected, position), case, position, "keepdims")
 
 
+# Classes on the middle axis, as images have them: rows are neighbours on the last one, of lengths around the tiles and
+# the batches, or on none long enough to fill a tile.
+INNER = [(3, 5, 7), (2, 19, 130), (2, 19, 64), (5, 10, 10), (2, 130, 33), (1, 150, 300), (3, 129, 16), (1, 2100, 18)]
+
+
+@pytest.mark.parametrize("shape", INNER, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rows_that_are_neighbours_on_an_inner_axis(case: Case, dtype: str, shape: tuple[int, int, int]) -> None:
+    n, c, m = shape
+    flat = [matrix(n * m, c, "logits", DTYPES[dtype], seed=seed) for seed in (0, 1)]
+    labels = labels_for(n * m, c)
+    inner = [np.ascontiguousarray(x.reshape(n, m, c).transpose(0, 2, 1)) for x in flat]
+    inner_labels = labels.reshape(n, m)
+    expected = case(*flat, labels=labels, given="logits").reshape(n, m)
+    assert_same_bits(case(*inner, labels=inner_labels, given="logits", axis=1), expected, case, dtype, shape)
+    # One operand lies so, the other class by class; or one row serves all.
+    mixed = [inner[0], flat[1].reshape(n, m, c).transpose(0, 2, 1)]
+    assert_same_bits(case(*mixed, labels=inner_labels, given="logits", axis=1), expected, case, dtype, "mixed")
+    one = [inner[0], np.broadcast_to(flat[1][:1].reshape(1, c, 1), inner[0].shape)]
+    alone = case(flat[0], flat[1][:1], labels=labels, given="logits").reshape(n, m) if case.rows == 2 else expected
+    assert_same_bits(case(*one, labels=inner_labels, given="logits", axis=1), alone, case, dtype, "one")
+    # Rows left out, so that those that count are no neighbours.
+    some = generator("inner", n, m).random((n, m)) < 0.7
+    got = case(*inner, labels=inner_labels, given="logits", axis=1, rows=some)
+    assert_same_bits(got, np.where(some, expected, np.nan), case, dtype, "some")
+    mask = generator("mask", n, c, m).random((n, m, c)) < 0.8
+    got = case(*inner, labels=inner_labels, given="logits", axis=1, where=mask.transpose(0, 2, 1))
+    masked = case(*flat, labels=labels, given="logits", where=mask.reshape(n * m, c)).reshape(n, m)
+    assert_same_bits(got, masked, case, dtype, "masked")
+
+
+@hypothesis_given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_rows_of_any_axes_and_strides(data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=4).filter(lambda s: np.prod(s) < 60_000))
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    case = data.draw(st.sampled_from(CASES))
+    order = data.draw(st.permutations(range(len(shape))))
+    steps = tuple(data.draw(st.sampled_from([slice(None), slice(None, None, -1), slice(1, None)])) for _ in shape)
+    dtype = DTYPES[data.draw(st.sampled_from(list(DTYPES)))]
+    random = generator("any", shape, axis)
+    rows = []
+    for _ in range(2):
+        x = random.normal(size=[shape[i] for i in order]).astype(dtype).transpose(np.argsort(order))[steps]
+        rows.append(x)
+    lead = tuple(np.delete(rows[0].shape, axis))
+    c = rows[0].shape[axis]
+    if 0 in rows[0].shape:
+        return
+    labels = random.integers(0, c, lead)
+    got = case(*rows, labels=labels, given="logits", axis=axis)
+    flat = [np.ascontiguousarray(np.moveaxis(x, axis, -1)).reshape(-1, c) for x in rows]
+    assert_same_bits(np.reshape(got, lead), case(*flat, labels=labels.reshape(-1), given="logits").reshape(lead), case)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_many_axes(case: Case) -> None:
     base = [matrix(2 * 3 * 4 * 5, 7, "logits", seed=seed).reshape(2, 3, 4, 5, 7) for seed in (0, 1)]

@@ -262,3 +262,31 @@ def test_arrays_give_what_tensors_give() -> None:
     assert F.softmax(half.numpy(), 1).dtype == np.float16
     np.testing.assert_array_equal(F.softmax(half.numpy(), 1), F.softmax(half, 1).numpy())
     assert kb.functional is F
+
+
+@pytest.mark.parametrize("shape", [(2, 19, 9, 9), (2, 150, 8, 17), (3, 10, 5, 2), (1, 19, 130), (2, 129, 40)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_losses_of_inner_classes_are_those_of_rows(dtype: Any, shape: tuple[int, ...]) -> None:
+    """Bit for bit: images have their classes on the axis after the first."""
+    c = shape[1]
+    x, weight = seeded(*shape, dtype=dtype), seeded(c, dtype=dtype).abs()
+    labels = torch.randint(0, c, (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(c))
+    labels.view(-1)[::7] = -100
+    rows = x.movedim(1, -1).reshape(-1, c).contiguous()
+
+    def back(function: Any, leaf: Any) -> tuple[Any, Any]:
+        leaf = leaf.clone().requires_grad_()
+        value = function(leaf)
+        return value.detach(), torch.autograd.grad(value.double().sin().sum(), leaf)[0]
+
+    calls: list[Any] = [lambda z, t: F.softmax(z, 1), lambda z, t: F.log_softmax(z, 1), lambda z, t: F.logsumexp(z, 1)]
+    for keywords in ({}, {"weight": weight}, {"label_smoothing": 0.1}, {"reduction": "none"}):
+        calls.append(lambda z, t, keywords=keywords: F.cross_entropy(z, t, **keywords))
+    calls.append(lambda z, t: F.nll_loss(z, t, reduction="none"))
+    for call in calls:
+        value, gradient = back(lambda z, call=call: call(z, labels), x)
+        flat_value, flat_gradient = back(lambda z, call=call: call(z, labels.reshape(-1)), rows)
+        if value.shape == x.shape:
+            value = value.movedim(1, -1).reshape(-1, c)
+        assert torch.equal(value.reshape(flat_value.shape), flat_value)
+        assert torch.equal(gradient.movedim(1, -1).reshape(-1, c), flat_gradient)

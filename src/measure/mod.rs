@@ -23,7 +23,7 @@ pub use kl::{KlLin, KlLog};
 pub use pair::{Generator, PairLin, PairLog};
 pub use pointwise::{
     Binary, BinaryInput, BinaryTarget, Kl, KlInput, KlOfLog, KlOfLogInput, KlOfLogTarget, KlTarget, LogSoftmaxInput,
-    Logistic, LogisticInput, LogisticTarget, Outside, Product, Same, SoftmaxInput, Summed,
+    Logistic, LogisticInput, LogisticTarget, Outside, Product, SoftmaxInput, Summed,
 };
 pub use slope::{Slope, SlopeOf};
 pub use softmax::{

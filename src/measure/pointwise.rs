@@ -155,10 +155,6 @@ value! {
     /// g·y.
     Product, 2, |_s, [g, y]| g * y
 }
-value! {
-    /// g itself.
-    Same, 1, |_s, [g]| g
-}
 
 /// ∂/∂x of y = softmax(x) times g: y·(g − Σ g·y). The frame: the sum, and 1 or −1 for softmin.
 #[derive(Clone, Copy)]

@@ -1,10 +1,22 @@
 //! Rows in cache, between a step that writes them and one that reads them.
 
-use super::{Dtype, Input, Lead, Map, Rows, SHORT, Target};
+use super::{Dtype, Emit, Input, Lead, Map, Rows, SHORT, Target, emit_rows};
 use crate::math::Math;
+use crate::simd::{Level, Simd, V};
 
 /// Bytes of a line of the cache, on which rows begin: a vector that straddles two takes twice as long.
 const LINE: usize = 64;
+
+/// The element itself.
+#[derive(Clone, Copy)]
+pub struct Same;
+
+impl<E: Math> Emit<E, 1, 0> for Same {
+    #[inline(always)]
+    fn emit<S: Simd>(self, _: S, _: &[V<S, E>; 0], [x]: [V<S, E>; 1]) -> V<S, E> {
+        x
+    }
+}
 
 /// Room for the rows of a batch as elements: short rows, and those that come so, class by class, as the driver across rows
 /// reads them without a transpose, the others one after the other.
@@ -18,9 +30,22 @@ pub struct Cached<E> {
 
 impl<E: Math> Cached<E> {
     /// Room for so many rows like these.
-    pub fn new<const I: usize>(n: usize, like: &Rows<'_, E, I>) -> Self {
-        let (size, line, classes) = (size_of::<E>(), LINE / size_of::<E>(), like.classes);
-        let (class, row, len) = if classes <= SHORT || like.are_columns() {
+    pub fn like<const I: usize>(n: usize, rows: &Rows<'_, E, I>) -> Self {
+        Self::new(n, rows.classes, rows.classes <= SHORT || rows.are_columns())
+    }
+
+    /// The given rows as elements.
+    pub fn of(level: Level, rows: &Rows<'_, E, 1>, which: &[usize]) -> Self {
+        let mut room = Self::like(which.len(), rows);
+        // SAFETY: there is room for these rows, in memory that nothing else refers to.
+        unsafe { emit_rows::<E, _, 1, 0>(level, Same, rows, which, &[], &room.target()) };
+        room
+    }
+
+    /// Room for so many rows, class by class or one after the other.
+    fn new(n: usize, classes: usize, across: bool) -> Self {
+        let (size, line) = (size_of::<E>(), LINE / size_of::<E>());
+        let (class, row, len) = if across {
             // An odd number of lines, lest the classes of a row share a set of the cache.
             let class = (n.next_multiple_of(line) / line | 1) * line;
             (class, 1, class * classes)

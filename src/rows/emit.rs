@@ -114,7 +114,7 @@ impl<E: Math> Call<'_, E> {
                 let mut scratch = Scratch::<E, INPUTS>::new();
                 let offsets: SmallVec<[Offsets; INPUTS]> =
                     self.inputs.iter().map(|input| Offsets::new(input, &self.lead, self.which)).collect();
-                let tiled = tiled::<E>(self.inputs, self.classes, self.which, &offsets, SHORT);
+                let tiled = tiled::<E>(self.inputs, self.classes, self.which, &offsets, SHORT, true);
                 let places = Offsets::of(self.target.lead, self.target.packed, None, &self.lead, self.which);
                 for first in (0..tiled).step_by(E::LANES) {
                     let count = (tiled - first).min(E::LANES);
@@ -129,10 +129,10 @@ impl<E: Math> Call<'_, E> {
 
     /// The numbers of the rows that the lanes are.
     #[inline(always)]
-    fn numbers(&self, row: impl Fn(usize) -> usize) -> Numbers<E> {
+    fn numbers(&self, of: impl Fn(&[f64; BATCH]) -> [E; 16]) -> Numbers<E> {
         let mut numbers = [const { MaybeUninit::uninit() }; NUMBERS];
         for (numbers, at) in numbers.iter_mut().zip(self.at) {
-            numbers.write(array(|j| E::from_f64(at[row(j)])));
+            numbers.write(of(at));
         }
         numbers
     }
@@ -155,7 +155,7 @@ impl<E: Math> Call<'_, E> {
         let mut values = [const { MaybeUninit::<E>::uninit() }; BLOCK];
         let values: *mut E = values.as_mut_ptr().cast();
         for k in first..self.which.len() {
-            let at = self.numbers(|_| k);
+            let at = self.numbers(|at| [E::from_f64(at[k]); 16]);
             let row = target.data.wrapping_offset(places.get(k).0);
             for start in (0..self.classes).step_by(BLOCK) {
                 let n = (self.classes - start).min(BLOCK);
@@ -223,7 +223,7 @@ impl<E: Math> Call<'_, E> {
     /// `count ≤ LANES` rows from `first` of the batch, lanes across the rows.
     ///
     /// # Safety
-    /// As for [`emit_rows`]; there are at most [`SHORT`] classes, or `LANES` rows of native columns.
+    /// As for [`emit_rows`]; there are at most [`SHORT`] classes, or no input has an origin.
     #[inline(always)]
     unsafe fn tile<S: Simd>(
         &self,
@@ -235,49 +235,89 @@ impl<E: Math> Call<'_, E> {
         scratch: &mut Scratch<E, INPUTS>,
     ) {
         let (lanes, target, size) = (E::LANES, self.target, self.target.dtype.size() as isize);
-        let mut x = [Tile::new(std::ptr::null(), 0); INPUTS];
-        for (i, input) in self.inputs.iter().enumerate() {
-            let (tile, rows_of) = scratch.split(i);
-            x[i] = input.tile(s, &offsets[i], self.lead, self.which, first, count, self.classes, tile, rows_of);
-        }
-        let at = self.numbers(|j| first + j.min(count - 1));
+        let mut tiles = |start: usize, n: usize| {
+            let mut x = [Tile::new(std::ptr::null(), 0); INPUTS];
+            for (i, input) in self.inputs.iter().enumerate() {
+                let (tile, rows_of) = scratch.split(i);
+                let input = input.from(start);
+                x[i] = input.tile(s, &offsets[i], self.lead, self.which, first, count, n, tile, rows_of);
+            }
+            x
+        };
+        let at = self.numbers(|at| match at[first..].first_chunk::<16>() {
+            Some(at) => array(|j| E::from_f64(at[j])),
+            None => array(|j| E::from_f64(*at[first..].get(j).unwrap_or(&0.0))),
+        });
         let step = places.step_of(first, count);
         let to = target.data.wrapping_offset(places.get(first).0);
-        if step == Some(size) && count == lanes && target.dtype.is::<E>() {
-            // SAFETY: a tile holds LANES elements of every class, and LANES rows of every class are a run of the target.
-            return unsafe {
-                self.values.write(self.level, &at, &x, self.classes, Tile::new(to.cast(), target.class_stride))
-            };
-        }
-        let (mut values, mut rows) =
-            ([const { MaybeUninit::<E>::uninit() }; BLOCK], [const { MaybeUninit::<E>::uninit() }; ROOM]);
-        let (values, rows): (*mut E, *mut E) = (values.as_mut_ptr().cast(), rows.as_mut_ptr().cast());
+        let mut values = [const { MaybeUninit::<E>::uninit() }; BLOCK];
+        let values: *mut E = values.as_mut_ptr().cast();
         for start in (0..self.classes).step_by(SHORT) {
             let n = (self.classes - start).min(SHORT);
-            let stride = (lanes * size_of::<E>()) as isize;
-            // SAFETY: a tile holds LANES elements of every class, and SHORT classes of LANES rows fit a block.
-            unsafe { self.values.write(self.level, &at, &x.map(|x| x.from(start)), n, Tile::new(values, stride)) };
-            if step == Some(size) {
-                for i in 0..n {
-                    let to = to.wrapping_offset((start + i) as isize * target.class_stride);
-                    // SAFETY: class start + i of these rows is writable, as the caller vouches.
-                    unsafe { put_run(target.dtype, values.add(lanes * i), count, to, size) };
+            let x = tiles(start, n);
+            let direct = step == Some(size) && count == lanes && target.dtype.is::<E>();
+            let out = if direct {
+                let to = to.wrapping_offset(start as isize * target.class_stride);
+                Tile::new(to.cast_const().cast(), target.class_stride)
+            } else {
+                Tile::new(values.cast_const(), (lanes * size_of::<E>()) as isize)
+            };
+            // SAFETY: a tile holds LANES elements of every class, and so does a block, of SHORT classes; or LANES rows of every
+            // class are a run of the target.
+            unsafe {
+                self.values.write(self.level, &at, &x, n, out);
+                if !direct {
+                    self.put(s, first, count, start, n, places, values);
                 }
-                continue;
-            }
-            // SAFETY: there are n classes of LANES rows, and room for as many and one vector more.
-            unsafe { to_rows(s, values, n, count, rows) };
-            // Rows without a gap are one run.
-            let whole = target.class_stride == size && n == self.classes && step == Some(n as isize * size);
-            for k in 0..if whole { 1 } else { count } {
-                let place = places.get(first + k).0 + start as isize * target.class_stride;
-                let to = target.data.wrapping_offset(place);
-                // SAFETY: these classes of row k are writable, or of all rows.
-                unsafe {
-                    put_run(target.dtype, rows.add(n * k), if whole { n * count } else { n }, to, target.class_stride)
-                };
             }
         }
+    }
+
+    /// Stores the values of `n` classes from `start` of such rows. Not inlined: the compiler then prepares all of it in tiles
+    /// that have no need of it, which was a tenth of a softmax of 19 classes.
+    ///
+    /// # Safety
+    /// As for [`emit_rows`]; the values are those of the classes one after the other, LANES of each.
+    #[inline(never)]
+    unsafe fn put<S: Simd>(
+        &self,
+        s: S,
+        first: usize,
+        count: usize,
+        start: usize,
+        n: usize,
+        places: &Offsets,
+        values: *const E,
+    ) {
+        s.vectorize(
+            #[inline(always)]
+            || {
+                let (lanes, target, size) = (E::LANES, self.target, self.target.dtype.size() as isize);
+                let step = places.step_of(first, count);
+                let at = |k: usize| {
+                    target.data.wrapping_offset(places.get(first + k).0 + start as isize * target.class_stride)
+                };
+                if step == Some(size) {
+                    for i in 0..n {
+                        let to = at(0).wrapping_offset(i as isize * target.class_stride);
+                        // SAFETY: class start + i of these rows is writable, as the caller vouches.
+                        unsafe { put_run(target.dtype, values.add(lanes * i), count, to, size) };
+                    }
+                    return;
+                }
+                let mut rows = [const { MaybeUninit::<E>::uninit() }; ROOM];
+                let rows: *mut E = rows.as_mut_ptr().cast();
+                // SAFETY: there are n classes of LANES rows, and room for as many and one vector more.
+                unsafe { to_rows(s, values, n, count, rows) };
+                // Rows without a gap are one run.
+                let whole = target.class_stride == size && n == self.classes && step == Some(n as isize * size);
+                let (runs, length) = if whole { (1, n * count) } else { (count, n) };
+                for k in 0..runs {
+                    // SAFETY: these classes of row k are writable, or of all rows.
+                    unsafe { put_run(target.dtype, rows.add(n * k), length, at(k), target.class_stride) };
+                }
+            },
+        );
     }
 }
 

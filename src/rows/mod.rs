@@ -12,7 +12,7 @@ mod cached;
 mod emit;
 pub(crate) mod source;
 
-pub use cached::Cached;
+pub use cached::{Cached, Same};
 pub use emit::{Emit, Target, emit_rows};
 pub use source::{Dtype, Input, Lead, Map, Mask};
 
@@ -40,6 +40,8 @@ const MORE: usize = 2;
 pub const BATCH: usize = 128;
 /// Fewer rows than this are not worth a tile.
 const FEW: usize = 3;
+/// Bytes of elements that are made of columns of another dtype at once.
+const STAGED: usize = 2 << 20;
 /// Rows of at most this many classes may go through lanes-across-rows; the scratch of a tile bounds it.
 pub const SHORT: usize = 128;
 /// Row-major rows of at most so many classes do, after a transpose in L1.
@@ -191,12 +193,29 @@ impl<'a, E: Math, const I: usize> Rows<'a, E, I> {
 
     /// Whether the drivers read these rows where they are: else each step stages them anew.
     pub fn are_in_place(&self) -> bool {
-        if self.classes <= SHORT { self.are_columns() } else { self.inputs.iter().all(|x| x.is_run::<E>()) }
+        if self.classes <= SHORT {
+            self.are_columns() && self.inputs.iter().all(|x| x.is_native::<E>())
+        } else {
+            self.inputs.iter().all(|x| x.is_run::<E>())
+        }
     }
 
     /// Whether neighbouring rows are neighbours in memory.
     fn are_columns(&self) -> bool {
-        self.inputs.iter().all(|x| x.is_columns::<E>(&self.lead, self.classes))
+        self.inputs.iter().all(|x| x.is_columns(&self.lead, self.classes))
+    }
+
+    /// Room for the given rows where columns of other dtypes are to be read as elements that a tile of all classes can be of.
+    fn staged(&self, level: Level, which: &[usize]) -> Option<[Option<Cached<E>>; I]> {
+        let foreign = |x: &Input<'_>| !x.is_native::<E>();
+        let pays =
+            self.classes > SHORT && which.len() >= E::LANES && which.len() * self.classes * size_of::<E>() <= STAGED;
+        if !pays || !self.inputs.iter().any(foreign) || !self.are_columns() {
+            return None;
+        }
+        // SAFETY: the input is one of these rows.
+        let rows = |x| unsafe { Rows::new([x], self.lead, self.classes) };
+        Some(self.inputs.map(|x| foreign(&x).then(|| Cached::of(level, &rows(x), which))))
     }
 }
 
@@ -208,7 +227,12 @@ pub fn evaluate<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usi
     which: &[usize],
     sink: &mut dyn FnMut(Batch<'_, I, O>),
 ) {
-    dispatch!(level, s => batches::<_, E, M, I, R, K, O>(s, m, rows, which, sink))
+    let (staged, mut rows) = (rows.staged(level, which), *rows);
+    for (i, room) in staged.iter().flatten().enumerate().filter_map(|(i, room)| Some((i, room.as_ref()?))) {
+        // SAFETY: all classes of the rows have been written.
+        [rows.inputs[i]] = unsafe { room.rows(rows.lead) }.inputs;
+    }
+    dispatch!(level, s => batches::<_, E, M, I, R, K, O>(s, m, &rows, which, sink))
 }
 
 /// The first class of a row whose element in one input is `value`.
@@ -274,7 +298,7 @@ fn batches<
         let tiled = if const { is_portable::<S>() } {
             0
         } else {
-            let n = tiled::<E>(&rows.inputs, rows.classes, which, &offsets, across::<S, E>(I));
+            let n = tiled::<E>(&rows.inputs, rows.classes, which, &offsets, across::<S, E>(I), false);
             work.across(n, &mut scratch, &mut out);
             n
         };
@@ -292,9 +316,17 @@ fn batches<
 
 /// How many rows of a batch, the first ones, go through tiles: none of row-major ones of more than `across` classes. Of
 /// others, those that fill none go along where there are too many classes to stage one, or too few rows to pay; and so do
-/// all rows of more classes unless they are neighbours, for only then is a tile of them where they are.
+/// all rows of more classes unless they are neighbours, for only then is a tile of them where they are, or may be staged in
+/// parts.
 #[inline(always)]
-fn tiled<E: Math>(inputs: &[Input<'_>], classes: usize, which: &[usize], offsets: &[Offsets], across: usize) -> usize {
+fn tiled<E: Math>(
+    inputs: &[Input<'_>],
+    classes: usize,
+    which: &[usize],
+    offsets: &[Offsets],
+    across: usize,
+    parts: bool,
+) -> usize {
     let (n, left) = (which.len(), which.len() % E::LANES);
     let row_major = inputs.iter().all(|x| x.class_stride == x.dtype.size() as isize);
     if classes > across && row_major {
@@ -303,9 +335,11 @@ fn tiled<E: Math>(inputs: &[Input<'_>], classes: usize, which: &[usize], offsets
     if classes <= SHORT {
         return if left < FEW { n - left } else { n };
     }
-    let native = inputs.iter().all(|x| x.is_native::<E>());
-    let neighbours = offsets.iter().all(|x| x.step == Some(size_of::<E>() as isize));
-    if native && neighbours { n - left } else { 0 }
+    let neighbours = inputs.iter().zip(offsets).all(|(x, offsets)| {
+        let across = x.is_run_across(offsets.step);
+        if parts { across || offsets.step == Some(0) && x.is_native::<E>() } else { across && x.is_native::<E>() }
+    });
+    if neighbours { n - left } else { 0 }
 }
 
 /// Frames and sums of up to 16 rows on their way to `finish`, which takes 8 at a time.

@@ -196,9 +196,21 @@ impl Input<'_> {
     }
 
     /// Whether neighbouring rows are neighbours in memory, so that a vector across rows is one load.
-    pub(crate) fn is_columns<E: Element>(&self, lead: &Lead<'_>, classes: usize) -> bool {
+    pub(crate) fn is_columns(&self, lead: &Lead<'_>, classes: usize) -> bool {
         let step = self.packed.or(self.lead.last().copied().filter(|_| lead.is_long(classes)));
-        self.is_native::<E>() && step == Some(size_of::<E>() as isize)
+        self.is_run_across(step)
+    }
+
+    /// Whether a class of rows this far apart is a run, of elements or of numbers that become elements one by one: a mask or an
+    /// origin belongs to one row.
+    pub(crate) fn is_run_across(&self, step: Option<isize>) -> bool {
+        step == Some(self.dtype.size() as isize) && self.mask.is_none() && !matches!(self.map, Map::Divide(_))
+    }
+
+    /// The input without its first classes.
+    pub(crate) fn from(&self, start: usize) -> Self {
+        let mask = self.mask.map(|m| Mask { data: m.data.wrapping_offset(start as isize * m.class_stride), ..m });
+        Input { data: self.at(0, start), mask, ..*self }
     }
 
     /// Whether the classes of a row are neighbours in memory, so that a vector along it is one load.

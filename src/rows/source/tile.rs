@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use super::stage::stage;
 use super::transpose::to_classes;
-use super::{Input, Lead, Map};
+use super::{Input, Lead};
 use crate::math::Math;
 use crate::rows::{BATCH, BLOCK, Offsets, SHORT};
 use crate::simd::*;
@@ -23,12 +23,6 @@ impl<E> Tile<E> {
     #[inline(always)]
     pub(crate) fn new(base: *const E, stride: isize) -> Self {
         Tile { base: base.cast(), stride, element: PhantomData }
-    }
-
-    /// Those from the i-th on.
-    #[inline(always)]
-    pub(crate) fn from(self, i: usize) -> Self {
-        Tile::new(self.class(i), self.stride)
     }
 
     /// Those that begin `n` elements further on, unless it is one vector that is repeated.
@@ -80,7 +74,32 @@ impl<E: Element, const I: usize> Scratch<E, I> {
     }
 }
 
+/// Copies elements class by class, for a line of the cache holds a class of many rows.
+///
+/// # Safety
+/// So many classes of `LANES` rows must be readable, and there must be room for them.
+#[inline(never)]
+unsafe fn gather<E: Element>(rows: &[*const E; 16], stride: isize, classes: usize, out: *mut E) {
+    for i in 0..classes {
+        for (k, row) in rows.iter().enumerate().take(E::LANES) {
+            // SAFETY: as the caller vouches of class i of row k.
+            unsafe { out.add(E::LANES * i + k).write(row.wrapping_byte_offset(i as isize * stride).read_unaligned()) };
+        }
+    }
+}
+
 impl Input<'_> {
+    /// Where rows of elements begin, of a tile of `count` from `first`; missing rows are the last one. Not inlined: the compiler
+    /// then does most of this for tiles that have no need of it, which was a tenth of a softmax of 19 classes.
+    #[inline(never)]
+    fn places<E: Element>(&self, offsets: &Offsets, first: usize, count: usize) -> [*const E; 16] {
+        let mut places = [self.data.cast(); 16];
+        for (k, place) in places.iter_mut().enumerate().take(E::LANES) {
+            *place = self.data.wrapping_offset(offsets.get(first + k.min(count - 1)).0).cast();
+        }
+        places
+    }
+
     /// A tile of the rows `first … first + count − 1` of a batch, `count ≤ LANES`; missing rows repeat the last one.
     #[inline(always)]
     pub(crate) fn tile<S: Simd, E: Math>(
@@ -95,18 +114,54 @@ impl Input<'_> {
         tile: &mut [MaybeUninit<E>; BLOCK],
         rows: &mut [MaybeUninit<E>; BLOCK],
     ) -> Tile<E> {
-        let (lanes, size) = (E::LANES, size_of::<E>() as isize);
-        let native = self.is_native::<E>();
-        let at = |k: usize| offsets.get(first + k.min(count - 1));
-        let step = offsets.step_of(first, count);
-        if native && count == lanes && step == Some(size) {
-            let base = self.data.wrapping_offset(at(0).0);
+        let (size, step) = (size_of::<E>() as isize, offsets.step_of(first, count));
+        if count == E::LANES && step == Some(size) && self.is_native::<E>() {
+            let base = self.data.wrapping_offset(offsets.get(first).0);
             for i in 0..if classes <= SHORT { classes } else { 0 } {
                 // The next batch of rows of this class.
                 prefetch(base.wrapping_offset(i as isize * self.class_stride).wrapping_add(BATCH * size as usize));
             }
             return Tile::new(base.cast(), self.class_stride);
         }
+        self.staged(s, offsets, lead, which, first, count, classes, tile, rows)
+    }
+
+    /// The same of rows that are not where a tile is read. A function of its own for the sake of what is compiled.
+    #[inline(never)]
+    fn staged<S: Simd, E: Math>(
+        &self,
+        s: S,
+        offsets: &Offsets,
+        lead: Lead<'_>,
+        which: &[usize],
+        first: usize,
+        count: usize,
+        classes: usize,
+        tile: &mut [MaybeUninit<E>; BLOCK],
+        rows: &mut [MaybeUninit<E>; BLOCK],
+    ) -> Tile<E> {
+        s.vectorize(
+            #[inline(always)]
+            || self.stage_tile(s, offsets, lead, which, first, count, classes, tile, rows),
+        )
+    }
+
+    #[inline(always)]
+    fn stage_tile<S: Simd, E: Math>(
+        &self,
+        s: S,
+        offsets: &Offsets,
+        lead: Lead<'_>,
+        which: &[usize],
+        first: usize,
+        count: usize,
+        classes: usize,
+        tile: &mut [MaybeUninit<E>; BLOCK],
+        rows: &mut [MaybeUninit<E>; BLOCK],
+    ) -> Tile<E> {
+        let (lanes, size) = (E::LANES, size_of::<E>() as isize);
+        let at = |k: usize| offsets.get(first + k.min(count - 1));
+        let (native, step) = (self.is_native::<E>(), offsets.step_of(first, count));
         let out: *mut E = tile.as_mut_ptr().cast();
         let staged = Tile::new(out.cast_const(), lanes as isize * size);
         let contiguous = self.is_run::<E>();
@@ -121,21 +176,12 @@ impl Input<'_> {
             return staged;
         }
         if native && !contiguous {
-            // Class by class, for a line of the cache holds that class of many rows.
-            let rows: [*const u8; 16] = std::array::from_fn(|k| self.data.wrapping_offset(at(k.min(lanes - 1)).0));
-            for i in 0..classes {
-                let from = i as isize * self.class_stride;
-                // SAFETY: class i of each row is readable, and i < SHORT keeps the store inside the tile.
-                unsafe {
-                    let v = V::<S, E>::from_fn(s, |k| rows[k].wrapping_offset(from).cast::<E>().read_unaligned());
-                    store::<S, E>(v, out.add(lanes * i));
-                }
-            }
+            // SAFETY: each row has as many classes, and SHORT of LANES rows fit the tile.
+            unsafe { gather(&self.places::<E>(offsets, first, count), self.class_stride, classes, out) };
             return staged;
         }
-        let by_row = self.mask.is_some() || matches!(self.map, Map::Divide(_));
-        if !contiguous && count == lanes && !by_row && step == Some(self.dtype.size() as isize) {
-            // Columns of another dtype: a class of LANES rows is a run. A mask or an origin belongs to one row.
+        if !contiguous && count == lanes && self.is_run_across(step) {
+            // Columns of another dtype: a class of LANES rows is a run.
             let run = Input { class_stride: self.dtype.size() as isize, ..*self };
             for i in 0..classes {
                 let from = at(0).0 + i as isize * self.class_stride;
@@ -147,13 +193,8 @@ impl Input<'_> {
         let mut from: [*const E; 16] = [self.data.cast(); 16];
         let mut whole = false;
         if contiguous {
-            let base = at(0).0;
-            for (k, from) in from.iter_mut().enumerate().take(lanes) {
-                let offset = match step {
-                    Some(step) => base + k.min(count - 1) as isize * step,
-                    None => at(k).0,
-                };
-                *from = self.data.wrapping_offset(offset).cast();
+            from = self.places(offsets, first, count);
+            for from in &from[..lanes] {
                 // The same row of the next tile.
                 let next = from.wrapping_byte_offset(lanes as isize * step.unwrap_or(0));
                 (0..classes).step_by(64 / size_of::<E>()).for_each(|i| prefetch(next.wrapping_add(i)));
