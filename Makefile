@@ -2,7 +2,7 @@
 PYTHON ?= python
 export PYO3_PYTHON := $(shell command -v $(PYTHON))
 
-.PHONY: help build format lint test sanitize oldest guide bench docs examples data ci clean
+.PHONY: help build format lint test sanitize oldest guide bench instructions docs examples data ci clean
 
 help:
 	@echo "build     install the package, editable, with everything the other targets need"
@@ -13,6 +13,7 @@ help:
 	@echo "oldest    the tests with the oldest torch that is supported"
 	@echo "guide     docs/adding-a-measure.md step by step, in a copy of the tree: built, and its divergence tested"
 	@echo "bench     criterion's kernels, the race against the peers, Gibbs' inequality, memory"
+	@echo "instructions  those of representative calls, counted by valgrind, against what is on record"
 	@echo "docs      the crate's documentation, and the examples of the README and docs/"
 	@echo "examples  compare the example files on the command line"
 	@echo "data      make the example files again"
@@ -62,6 +63,9 @@ bench:
 	$(PYTHON) benches/memory.py
 	$(PYTHON) benches/frames.py
 	$(PYTHON) benches/losses.py
+
+instructions:
+	$(PYTHON) benches/instructions.py
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

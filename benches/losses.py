@@ -17,27 +17,27 @@ import torch
 import torch.nn.functional as TF
 from harness import Race, cpu_model, load, markdown, race, race_statements, significant
 
-SHAPES = ((4, 16), (8192, 1000), (1_000_000, 10), (64, 128_256))
+SHAPES: tuple[tuple[int, ...], ...] = ((4, 16), (8192, 1000), (1_000_000, 10), (64, 128_256), (8, 19, 128, 128))
 TINY = (4, 16)
 """Calls of microseconds, which are timed in loops."""
 
 
-def cases(shape: tuple[int, int], dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+def cases(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     """Make pairs of calls: ours and torch's."""
-    n, c = shape
-    x, y = (torch.randn(n, c).to(dtype) for _ in range(2))
-    labels = torch.randint(0, c, (n,))
+    n, c, *inner = shape
+    x, y = (torch.randn(shape).to(dtype) for _ in range(2))
+    labels = torch.randint(0, c, (n, *inner))
     wanted_x, wanted_y = (v.clone().requires_grad_() for v in (x, y))
-    probabilities = torch.rand(n, c).to(dtype)
+    probabilities = torch.rand(shape).to(dtype)
 
     def backward(function: Callable[..., Any], *leaves: Any) -> Callable[[], Any]:
         return lambda: torch.autograd.grad(function(*leaves), leaves)
 
     def theirs_kl(a: Any, b: Any) -> Any:
-        return TF.kl_div(TF.log_softmax(b, 1), TF.log_softmax(a, 1), reduction="batchmean", log_target=True)
+        return TF.kl_div(TF.log_softmax(b, 1), TF.log_softmax(a, 1), reduction="sum", log_target=True)
 
     def ours_kl(a: Any, b: Any) -> Any:
-        return kb.kl_divergence(a, b, given="logits", reduction="mean")
+        return kb.kl_divergence(a, b, given="logits", axis=1, reduction="sum")
 
     found = {
         "cross_entropy": (lambda: F.cross_entropy(x, labels), lambda: TF.cross_entropy(x, labels)),
@@ -86,10 +86,10 @@ def main() -> int:
     print(f"{cpu_model()}, torch {torch.__version__} and kullback on {threads}, load {load()}\n")
     lines: list[list[str]] = []
     wrong: list[str] = []
-    for shape in ((4, 16), (20, 300)) if smoke else SHAPES:
+    for shape in ((4, 16), (20, 300), (2, 19, 3, 5)) if smoke else SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             for name, (ours, theirs) in cases(shape, dtype).items():
-                title = [f"{name}, {shape[0]:,} × {shape[1]:,}", str(dtype).removeprefix("torch.")]
+                title = [f"{name}, {' × '.join(f'{k:,}' for k in shape)}", str(dtype).removeprefix("torch.")]
                 if not same(ours(), theirs(), dtype):
                     wrong.append(" ".join(title))
                 found = timed({"kullback": ours, "torch": theirs}, shape == TINY, smoke)
