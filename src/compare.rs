@@ -218,7 +218,11 @@ fn likelihoods(
     for i in 0..2 {
         let mut logs = job.elements_at(i, batch.rows, &classes);
         if let Map::Divide(t) = map[i] {
-            logs.iter_mut().zip(batch.rows).for_each(|(x, row)| *x = (*x - job.origin(i, *row)) / t);
+            for (x, (row, class)) in logs.iter_mut().zip(batch.rows.iter().zip(&classes)) {
+                if class.is_some() {
+                    *x = (*x - job.origin(i, *row)) / t;
+                }
+            }
         }
         if map[i] == Map::Ln {
             crate::score::ln_all(level, &mut logs);

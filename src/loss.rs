@@ -127,14 +127,11 @@ fn cross_entropy_of<E: Math>(
     }
     let invalid = Mutex::default();
     let settle = |which: &[usize], max: &[f64], over: &[f64], spread: Option<&[f64]>, total: &mut [Total; 2]| {
-        let classes = job.classes_of(which);
+        let classes = job.classes_or_note(which, &invalid);
         let mut values = job.elements_at(0, which, &classes);
         values.iter_mut().zip(max).zip(over).for_each(|((x, max), over)| *x = (max - *x) + over);
         for (k, (row, (value, class))) in which.iter().zip(values.iter_mut().zip(&classes)).enumerate() {
-            let Some(class) = *class else {
-                job.note_label(*row, &invalid);
-                continue;
-            };
+            let Some(class) = *class else { continue };
             let weight = terms.weight(class);
             *value *= weight;
             if let Some(spread) = spread {
@@ -350,13 +347,10 @@ pub fn nll(job: &Job, terms: &Terms, mut out: Option<Field>) -> Result<(f64, f64
     }
     let invalid = Mutex::default();
     let [sum, weights] = over_rows(job, work, BATCH, |which, [sum, weights]| {
-        let classes = job.classes_of(which);
+        let classes = job.classes_or_note(which, &invalid);
         let mut values = job.elements_at(0, which, &classes);
-        for (row, (value, class)) in which.iter().zip(values.iter_mut().zip(&classes)) {
-            let Some(class) = *class else {
-                job.note_label(*row, &invalid);
-                continue;
-            };
+        for (value, class) in values.iter_mut().zip(&classes) {
+            let Some(class) = *class else { continue };
             let weight = terms.weight(class);
             *value *= -weight;
             sum.push(*value);
@@ -375,11 +369,8 @@ pub fn nll_gradient(job: &Job, terms: &Terms, g: &Upstream, out: &Field) -> Resu
     let lead = Lead { shape: &job.lead };
     let invalid = Mutex::default();
     over_rows::<0>(job, 10.0, BATCH, |which, _| {
-        for (row, class) in which.iter().zip(&job.classes_of(which)) {
-            let Some(class) = *class else {
-                job.note_label(*row, &invalid);
-                continue;
-            };
+        for (row, class) in which.iter().zip(&job.classes_or_note(which, &invalid)) {
+            let Some(class) = *class else { continue };
             out.set(&lead, *row, class, -terms.weight(class) * g.of(&lead, *row));
         }
     });

@@ -27,6 +27,14 @@ pub const fn is_portable<S: Simd>() -> bool {
     cfg!(target_arch = "x86_64") && size_of::<S::f32s>() == 16
 }
 
+/// Whether a level has the driver across rows.
+pub fn goes_across(level: Level) -> bool {
+    fn of<S: Simd>(_: S) -> bool {
+        !is_portable::<S>()
+    }
+    dispatch!(level, s => of(s))
+}
+
 /// Whether one register holds a logical vector, and there are 32 of them: AVX-512.
 pub const fn is_wide<S: Simd>() -> bool {
     size_of::<S::f32s>() == 64

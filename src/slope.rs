@@ -12,7 +12,7 @@ use crate::loss::{Upstream, exp_m1};
 use crate::math::Math;
 use crate::measure::{LogSumExp, Slope, SlopeOf, Summed, Total};
 use crate::rows::{BATCH, Cached, Dtype, Lead, Map, Rows, Same, emit_rows, evaluate};
-use crate::score::{Invalid, Job, KNOWN, Numbers, ln, nanoseconds_a_row, scale};
+use crate::score::{Job, KNOWN, Numbers, ln, nanoseconds_a_row, scale};
 use crate::simd::level;
 
 /// Writes the gradients of a quantity by its operands, each of them that has a field and what it is by it: `g` is the
@@ -143,25 +143,27 @@ fn gradient_of<E: Math>(
             }
             // SAFETY: the field has the job's shape, and these rows are written by this thread only.
             unsafe { emit_rows::<E, _, 2, 8>(level, slope, &both[i], which, &at, &out.target()) };
+            let (counted, classes) = (job.counted(which), job.classes_of(which));
+            let values = jobs[i].elements_at(0, which, &classes);
             for (k, row) in which.iter().enumerate() {
-                mend(jobs[i], &lead, *row, out, (a[k], at[7][k]), &invalid);
+                if counted[k] && job.labels.is_some() && classes[k].is_none() {
+                    job.note_label(*row, &invalid);
+                } else if counted[k] {
+                    mend(jobs[i], &lead, *row, out, (a[k], at[7][k]), classes[k].map(|class| (class, values[k])));
+                } else {
+                    (0..job.classes).for_each(|class| out.set(&lead, *row, class, 0.0));
+                }
             }
         }
     });
     invalid.into_inner().unwrap_or_else(|e| e.into_inner()).check(job)
 }
 
-/// Writes what the formula does not say of a row: the class of its label, and 0 where a class or the row does not count.
-fn mend(job: &Job, lead: &Lead<'_>, row: usize, out: &Field, (norm, k): (Norm, f64), invalid: &Mutex<Invalid>) {
+/// Writes what the formula does not say of a row: the class of its label, and 0 where a class does not count.
+fn mend(job: &Job, lead: &Lead<'_>, row: usize, out: &Field, (norm, k): (Norm, f64), labelled: Option<(usize, f64)>) {
     let set = |class, value| out.set(lead, row, class, value);
-    if !job.counts(row) {
-        (0..job.classes).for_each(|class| set(class, 0.0));
-        return;
-    }
-    if job.labels.is_some() {
+    if let Some((class, value)) = labelled {
         let x = &job.operands[0];
-        let [Some(class)] = job.classes_of(&[row])[..] else { return job.note_label(row, invalid) };
-        let value = job.class(0, row, class);
         let below = if x.given.is_log() {
             exp_m1((value - norm.ln) / x.temperature)
         } else {

@@ -274,6 +274,23 @@ FOUND = [
         "0x1.30f464462d27ap-8 0x1.8581e5a429115p-8",
         "0x1.67201de1075f8p+5 -0x1.31d8426092b70p+5",
     ),
+    # Tiny, of rows far apart: rounding of the gap took a third of it, or all.
+    (
+        KL,
+        "logits",
+        "f4",
+        0.7,
+        "-0x1.447a8ap+3 0x1.b0e9aep+5 0x1.0101dep+2",
+        "-0x1.18p-7 0x1.cp+21 -0x1.ep-86",
+    ),
+    (
+        KL,
+        "logits",
+        "f4",
+        0.7,
+        "0x1.ba96cep+5 -0x1.857124p+0 0x1.186a06p+1 0x1.23b328p+0 -0x1.4b58eep+3 -0x1.04dcp+1",
+        "0x1.07cf8p+23 0x1.c2e0a4p+0 0x1.30ab28p-4 0x1.51d1dep-1 0x1.294a84p-1 0x1.ca3cbcp-1",
+    ),
     # Roundings of the finish that add up.
     (
         CROSS_ENTROPY,

@@ -527,6 +527,12 @@ def test_every_summary_fits_a_terminal() -> None:
                 assert (name in summary) == (f"\n{label}" in text), text
 
 
+def test_a_label_of_no_classes() -> None:
+    nothing = np.empty((2, 0), np.float32)
+    with pytest.raises(IndexError, match=r"label 0 of row 0 is out of range for 0 classes"):
+        kb.compare(nothing, nothing, np.array([0, 0]), temperature=(1.0, 2.0))
+
+
 def test_the_terminal_table() -> None:
     accumulator = kb.Accumulator()
     n = 1200

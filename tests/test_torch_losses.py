@@ -264,7 +264,9 @@ def test_arrays_give_what_tensors_give() -> None:
     assert kb.functional is F
 
 
-@pytest.mark.parametrize("shape", [(2, 19, 9, 9), (2, 150, 8, 17), (3, 10, 5, 2), (1, 19, 130), (2, 129, 40)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 19, 9, 9), (2, 150, 8, 17), (3, 10, 5, 2), (1, 19, 130), (2, 129, 40), (2, 9000, 17)], ids=str
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_losses_of_inner_classes_are_those_of_rows(dtype: Any, shape: tuple[int, ...]) -> None:
     """Bit for bit: images have their classes on the axis after the first."""

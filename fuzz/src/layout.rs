@@ -49,7 +49,7 @@ impl Shape {
             7..9 => u.int_in_range(1..=600)?,
             _ => *u.choose(&[2047, 2048, 2049, 4100])?,
         };
-        let most = if classes > 600 { 3 } else { 4000 / (classes + 20) };
+        let most = if classes > 600 { 3 } else { (4000 / (classes + 20)).max(if classes > 128 { 64 } else { 0 }) };
         let (mut dims, mut rows) = (Vec::new(), 1);
         for _ in 0..u.int_in_range(0..=3)? {
             let n = if u.ratio(1, 30)? { 0 } else { u.int_in_range(1..=(most / rows).max(1))? };

@@ -18,7 +18,7 @@ impl<E: Math> Emit<E, 1, 0> for Same {
     }
 }
 
-/// Room for the rows of a batch as elements: short rows, and those that come so, class by class, as the driver across rows
+/// Room for the rows of a batch as elements: short rows, and tiles of those that come so, class by class, as the driver across rows
 /// reads them without a transpose, the others one after the other.
 pub struct Cached<E> {
     room: Vec<E>,
@@ -31,7 +31,7 @@ pub struct Cached<E> {
 impl<E: Math> Cached<E> {
     /// Room for so many rows like these.
     pub fn like<const I: usize>(n: usize, rows: &Rows<'_, E, I>) -> Self {
-        Self::new(n, rows.classes, rows.classes <= SHORT || rows.are_columns())
+        Self::new(n, rows.classes, rows.classes <= SHORT || (n >= E::LANES && rows.are_columns()))
     }
 
     /// The given rows as elements.
@@ -47,7 +47,7 @@ impl<E: Math> Cached<E> {
         let (size, line) = (size_of::<E>(), LINE / size_of::<E>());
         let (class, row, len) = if across {
             // An odd number of lines, lest the classes of a row share a set of the cache.
-            let class = (n.next_multiple_of(line) / line | 1) * line;
+            let class = (n.div_ceil(line) | 1) * line;
             (class, 1, class * classes)
         } else {
             let row = classes.next_multiple_of(line);

@@ -206,11 +206,12 @@ impl<'a, E: Math, const I: usize> Rows<'a, E, I> {
     }
 
     /// Room for the given rows where columns of other dtypes are to be read as elements that a tile of all classes can be of.
-    fn staged(&self, level: Level, which: &[usize]) -> Option<[Option<Cached<E>>; I]> {
+    fn as_elements(&self, level: Level, which: &[usize]) -> Option<[Option<Cached<E>>; I]> {
         let foreign = |x: &Input<'_>| !x.is_native::<E>();
         let pays =
             self.classes > SHORT && which.len() >= E::LANES && which.len() * self.classes * size_of::<E>() <= STAGED;
-        if !pays || !self.inputs.iter().any(foreign) || !self.are_columns() {
+        let across = |x: &Input<'_>| x.is_run_across(x.packed.or_else(|| self.lead.step(x.lead, which)));
+        if !pays || !self.inputs.iter().any(foreign) || !self.inputs.iter().all(across) || !goes_across(level) {
             return None;
         }
         // SAFETY: the input is one of these rows.
@@ -227,7 +228,7 @@ pub fn evaluate<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usi
     which: &[usize],
     sink: &mut dyn FnMut(Batch<'_, I, O>),
 ) {
-    let (staged, mut rows) = (rows.staged(level, which), *rows);
+    let (staged, mut rows) = (rows.as_elements(level, which), *rows);
     for (i, room) in staged.iter().flatten().enumerate().filter_map(|(i, room)| Some((i, room.as_ref()?))) {
         // SAFETY: all classes of the rows have been written.
         [rows.inputs[i]] = unsafe { room.rows(rows.lead) }.inputs;
@@ -336,8 +337,8 @@ fn tiled<E: Math>(
         return if left < FEW { n - left } else { n };
     }
     let neighbours = inputs.iter().zip(offsets).all(|(x, offsets)| {
-        let across = x.is_run_across(offsets.step);
-        if parts { across || offsets.step == Some(0) && x.is_native::<E>() } else { across && x.is_native::<E>() }
+        let run = x.is_run_across(offsets.step);
+        if parts { run || (offsets.step == Some(0) && x.is_native::<E>()) } else { run && x.is_native::<E>() }
     });
     if neighbours { n - left } else { 0 }
 }

@@ -202,7 +202,7 @@ impl Job {
                     which.clear();
                 }
             }
-            if cut && !which.is_empty() {
+            if cut && which.len() >= BATCH / 2 {
                 see(&which);
                 which.clear();
             }
@@ -261,11 +261,6 @@ impl Job {
         found
     }
 
-    /// Whether a row counts.
-    pub fn counts(&self, row: usize) -> bool {
-        self.all_count() || self.counted(&[row])[0]
-    }
-
     /// The class that each of at least one row is labelled with; none where the label is no class, or there are no labels.
     pub fn classes_of(&self, rows: &[usize]) -> SmallVec<[Option<usize>; BATCH]> {
         let mut found = smallvec![None; rows.len()];
@@ -295,17 +290,17 @@ impl Job {
         let offsets = Offsets::new(&input, &Lead { shape: &self.lead }, rows);
         let mut found = smallvec![0.0; rows.len()];
         stored!(input.dtype, T => {
-            for (k, (found, class)) in found.iter_mut().zip(classes).enumerate() {
+            for (i, (found, class)) in found.iter_mut().zip(classes).enumerate() {
                 if let Some(class) = class {
                     // SAFETY: the operand has this class of this row.
-                    *found = unsafe { T::read(input.at(offsets.get(k).0, *class), input.swapped) };
+                    *found = unsafe { T::read(input.at(offsets.get(i).0, *class), input.swapped) };
                 }
             }
         });
         if let Some(mask) = input.mask {
-            for (k, (found, class)) in found.iter_mut().zip(classes).enumerate() {
+            for (i, (found, class)) in found.iter_mut().zip(classes).enumerate() {
                 // SAFETY: the mask has this class of this row.
-                if class.is_some_and(|class| unsafe { mask.excludes(offsets.get(k).1, class) }) {
+                if class.is_some_and(|class| unsafe { mask.excludes(offsets.get(i).1, class) }) {
                     *found = mask.absent;
                 }
             }

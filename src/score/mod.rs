@@ -39,7 +39,11 @@ pub fn score<E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize,
     rows.threads = within;
     let invalid = Mutex::new(Invalid::default());
     if let (Some(out), false) = (&job.out, job.all_count()) {
-        (0..job.len()).for_each(|row| store(job, out, &[row], &[f64::NAN]));
+        job.flags(0..job.len(), |row, counts| {
+            if !counts {
+                store(job, out, &[row], &[f64::NAN]);
+            }
+        });
     }
     let some = |range| {
         let mut total = Total::default();
@@ -93,10 +97,12 @@ fn settle<const I: usize, const O: usize>(
     invalid: &Mutex<Invalid>,
 ) {
     let mass = batch.mass;
-    let beyond = |k: usize| rescue.reach.is_some_and(|reach| reach.exceeded([mass[0][k], mass[I - 1][k]]));
+    let beyond =
+        |k: usize, value| rescue.reach.is_some_and(|reach| reach.exceeded([mass[0][k], mass[I - 1][k]], value));
     // Without a way out of the loop, which so becomes one over vectors.
     let mut suspect = batch.value[0].iter().fold(false, |any, v| any | v.is_nan());
-    suspect |= rescue.reach.is_some() && (0..batch.rows.len()).fold(false, |any, k| any | beyond(k));
+    suspect |=
+        rescue.reach.is_some() && batch.value[0].iter().enumerate().fold(false, |any, (k, v)| any | beyond(k, *v));
     for (k, x) in job.operands.iter().enumerate() {
         if job.check_sums && x.given.is_normalised() {
             let expected = if x.given.is_log() { 0.0 } else { 1.0 };
@@ -111,7 +117,7 @@ fn settle<const I: usize, const O: usize>(
     if suspect {
         for (k, (row, value)) in batch.rows.iter().zip(&mut *batch.value[0]).enumerate() {
             match job.inspect(*row) {
-                Verdict::Right if value.is_nan() || beyond(k) => {
+                Verdict::Right if value.is_nan() || beyond(k, *value) => {
                     *value = (rescue.one)(*row);
                     rescued |= 1 << k;
                 }
@@ -218,7 +224,7 @@ fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
     if lead.step(&out.lead, rows) == Some(size) {
         let to = out.data.wrapping_offset(lead.offset(&out.lead, rows[0]));
         for (k, value) in values.iter().enumerate() {
-            // SAFETY: these are the results of consecutive rows of a contiguous array, stored by one thread only.
+            // SAFETY: these are the results of rows whose results follow each other in memory, stored by one thread only.
             unsafe {
                 if out.single {
                     to.cast::<f32>().add(k).write_unaligned(single(*value));

@@ -6,26 +6,59 @@ use crate::simd::Element;
 macro_rules! stored {
     ($dtype:expr, $t:ident => $body:expr) => {{
         use $crate::rows::source::dtype::{Bf16, Bool, Dtype, F16};
-        macro_rules! body {
-            ($stored:ty) => {{
-                type $t = $stored;
-                $body
-            }};
-        }
         match $dtype {
-            Dtype::F64 => body!(f64),
-            Dtype::F32 => body!(f32),
-            Dtype::F16 => body!(F16),
-            Dtype::Bf16 => body!(Bf16),
-            Dtype::I8 => body!(i8),
-            Dtype::I16 => body!(i16),
-            Dtype::I32 => body!(i32),
-            Dtype::I64 => body!(i64),
-            Dtype::U8 => body!(u8),
-            Dtype::U16 => body!(u16),
-            Dtype::U32 => body!(u32),
-            Dtype::U64 => body!(u64),
-            Dtype::Bool => body!(Bool),
+            Dtype::F64 => {
+                type $t = f64;
+                $body
+            }
+            Dtype::F32 => {
+                type $t = f32;
+                $body
+            }
+            Dtype::F16 => {
+                type $t = F16;
+                $body
+            }
+            Dtype::Bf16 => {
+                type $t = Bf16;
+                $body
+            }
+            Dtype::I8 => {
+                type $t = i8;
+                $body
+            }
+            Dtype::I16 => {
+                type $t = i16;
+                $body
+            }
+            Dtype::I32 => {
+                type $t = i32;
+                $body
+            }
+            Dtype::I64 => {
+                type $t = i64;
+                $body
+            }
+            Dtype::U8 => {
+                type $t = u8;
+                $body
+            }
+            Dtype::U16 => {
+                type $t = u16;
+                $body
+            }
+            Dtype::U32 => {
+                type $t = u32;
+                $body
+            }
+            Dtype::U64 => {
+                type $t = u64;
+                $body
+            }
+            Dtype::Bool => {
+                type $t = Bool;
+                $body
+            }
         }
     }};
 }

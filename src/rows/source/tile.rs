@@ -159,6 +159,7 @@ impl Input<'_> {
         tile: &mut [MaybeUninit<E>; BLOCK],
         rows: &mut [MaybeUninit<E>; BLOCK],
     ) -> Tile<E> {
+        debug_assert!(classes <= SHORT);
         let (lanes, size) = (E::LANES, size_of::<E>() as isize);
         let at = |k: usize| offsets.get(first + k.min(count - 1));
         let (native, step) = (self.is_native::<E>(), offsets.step_of(first, count));
@@ -201,9 +202,8 @@ impl Input<'_> {
             }
             // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
             whole = const { is_wide::<S>() }
-                && step == Some(classes as isize * size)
                 && self.packed.is_none()
-                && lead.shape.len() == 1
+                && *self.lead == [classes as isize * size]
                 && (lead.shape[0] - which[first + count - 1]) * classes >= lanes;
         } else {
             for k in 0..count {
