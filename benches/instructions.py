@@ -24,7 +24,6 @@ from harness import markdown, significant
 RECORD = Path(__file__).with_name("instructions.json")
 MORE = 0.03
 CHILD = """
-import sys
 import numpy as np
 import kullback as kb
 import kullback.functional as F

@@ -233,10 +233,10 @@ impl Job {
 
     /// How many rows count.
     pub fn count(&self) -> usize {
-        let mut count = 0;
         if self.all_count() {
             return self.len();
         }
+        let mut count = 0;
         self.flags(0..self.len(), |_, counts| count += usize::from(counts));
         count
     }

@@ -142,80 +142,68 @@ impl Input<'_> {
     ) -> Tile<E> {
         s.vectorize(
             #[inline(always)]
-            || self.stage_tile(s, offsets, lead, which, first, count, classes, tile, rows),
-        )
-    }
-
-    #[inline(always)]
-    fn stage_tile<S: Simd, E: Math>(
-        &self,
-        s: S,
-        offsets: &Offsets,
-        lead: Lead<'_>,
-        which: &[usize],
-        first: usize,
-        count: usize,
-        classes: usize,
-        tile: &mut [MaybeUninit<E>; BLOCK],
-        rows: &mut [MaybeUninit<E>; BLOCK],
-    ) -> Tile<E> {
-        debug_assert!(classes <= SHORT);
-        let (lanes, size) = (E::LANES, size_of::<E>() as isize);
-        let at = |k: usize| offsets.get(first + k.min(count - 1));
-        let (native, step) = (self.is_native::<E>(), offsets.step_of(first, count));
-        let out: *mut E = tile.as_mut_ptr().cast();
-        let staged = Tile::new(out.cast_const(), lanes as isize * size);
-        let contiguous = self.is_run::<E>();
-        if native && step == Some(0) {
-            for i in 0..classes {
-                // SAFETY: class i of the row is readable, and i < SHORT keeps the store inside the tile.
-                unsafe {
-                    let from = self.data.wrapping_offset(at(0).0 + i as isize * self.class_stride).cast::<E>();
-                    store::<S, E>(V::<S, E>::splat(s, from.read_unaligned()), out.add(lanes * i));
+            || {
+                debug_assert!(classes <= SHORT);
+                let (lanes, size) = (E::LANES, size_of::<E>() as isize);
+                let at = |k: usize| offsets.get(first + k.min(count - 1));
+                let (native, step) = (self.is_native::<E>(), offsets.step_of(first, count));
+                let out: *mut E = tile.as_mut_ptr().cast();
+                let staged = Tile::new(out.cast_const(), lanes as isize * size);
+                let contiguous = self.is_run::<E>();
+                if native && step == Some(0) {
+                    for i in 0..classes {
+                        // SAFETY: class i of the row is readable, and i < SHORT keeps the store inside the tile.
+                        unsafe {
+                            let from = self.data.wrapping_offset(at(0).0 + i as isize * self.class_stride).cast::<E>();
+                            store::<S, E>(V::<S, E>::splat(s, from.read_unaligned()), out.add(lanes * i));
+                        }
+                    }
+                    return staged;
                 }
-            }
-            return staged;
-        }
-        if native && !contiguous {
-            // SAFETY: each row has as many classes, and SHORT of LANES rows fit the tile.
-            unsafe { gather(&self.places::<E>(offsets, first, count), self.class_stride, classes, out) };
-            return staged;
-        }
-        if !contiguous && count == lanes && self.is_run_across(step) {
-            // Columns of another dtype: a class of LANES rows is a run.
-            let run = Input { class_stride: self.dtype.size() as isize, ..*self };
-            for i in 0..classes {
-                let from = at(0).0 + i as isize * self.class_stride;
-                // SAFETY: the run is class i of LANES rows, each readable, and i < SHORT keeps it inside the tile.
-                unsafe { stage(s.level(), &run, (from, 0), 0, lanes, out.add(lanes * i)) };
-            }
-            return staged;
-        }
-        let mut from: [*const E; 16] = [self.data.cast(); 16];
-        let mut whole = false;
-        if contiguous {
-            from = self.places(offsets, first, count);
-            for from in &from[..lanes] {
-                // The same row of the next tile.
-                let next = from.wrapping_byte_offset(lanes as isize * step.unwrap_or(0));
-                (0..classes).step_by(64 / size_of::<E>()).for_each(|i| prefetch(next.wrapping_add(i)));
-            }
-            // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
-            whole = const { is_wide::<S>() }
-                && self.packed.is_none()
-                && *self.lead == [classes as isize * size]
-                && (lead.shape[0] - which[first + count - 1]) * classes >= lanes;
-        } else {
-            for k in 0..count {
-                // SAFETY: the row has `classes` ≤ SHORT classes, of which LANES rows fit the scratch.
-                unsafe { stage(s.level(), self, at(k), 0, classes, rows.as_mut_ptr().cast::<E>().add(k * classes)) };
-            }
-            for (k, from) in from.iter_mut().enumerate().take(lanes) {
-                *from = rows.as_ptr().cast::<E>().wrapping_add(k.min(count - 1) * classes);
-            }
-        }
-        // SAFETY: every pointer has `classes` readable elements, LANES if `whole`; the tile has room for SHORT classes.
-        unsafe { to_classes(s, &from, classes, whole, out) };
-        staged
+                if native && !contiguous {
+                    // SAFETY: each row has as many classes, and SHORT of LANES rows fit the tile.
+                    unsafe { gather(&self.places::<E>(offsets, first, count), self.class_stride, classes, out) };
+                    return staged;
+                }
+                if !contiguous && count == lanes && self.is_run_across(step) {
+                    // Columns of another dtype: a class of LANES rows is a run.
+                    let run = Input { class_stride: self.dtype.size() as isize, ..*self };
+                    for i in 0..classes {
+                        let from = at(0).0 + i as isize * self.class_stride;
+                        // SAFETY: the run is class i of LANES rows, each readable, and i < SHORT keeps it inside the tile.
+                        unsafe { stage(s.level(), &run, (from, 0), 0, lanes, out.add(lanes * i)) };
+                    }
+                    return staged;
+                }
+                let mut from: [*const E; 16] = [self.data.cast(); 16];
+                let mut whole = false;
+                if contiguous {
+                    from = self.places(offsets, first, count);
+                    for from in &from[..lanes] {
+                        // The same row of the next tile.
+                        let next = from.wrapping_byte_offset(lanes as isize * step.unwrap_or(0));
+                        (0..classes).step_by(64 / size_of::<E>()).for_each(|i| prefetch(next.wrapping_add(i)));
+                    }
+                    // Where rows follow each other without a gap, a load past the end of a row reads the rows after it.
+                    whole = const { is_wide::<S>() }
+                        && self.packed.is_none()
+                        && *self.lead == [classes as isize * size]
+                        && (lead.shape[0] - which[first + count - 1]) * classes >= lanes;
+                } else {
+                    for k in 0..count {
+                        // SAFETY: the row has `classes` ≤ SHORT classes, of which LANES rows fit the scratch.
+                        unsafe {
+                            stage(s.level(), self, at(k), 0, classes, rows.as_mut_ptr().cast::<E>().add(k * classes))
+                        };
+                    }
+                    for (k, from) in from.iter_mut().enumerate().take(lanes) {
+                        *from = rows.as_ptr().cast::<E>().wrapping_add(k.min(count - 1) * classes);
+                    }
+                }
+                // SAFETY: every pointer has `classes` readable elements, LANES if `whole`; the tile has room for SHORT classes.
+                unsafe { to_classes(s, &from, classes, whole, out) };
+                staged
+            },
+        )
     }
 }
