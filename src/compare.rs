@@ -7,7 +7,7 @@ use crate::math::{Math, wide};
 use crate::measure::{COMPARE, Compare};
 use crate::parallel;
 use crate::rows::{BATCH, Batch, Dtype, Map, evaluate, first_equal};
-use crate::score::{Given, Invalid, Job, Operand, Verdict, grain, nanoseconds_a_row, scale};
+use crate::score::{Given, Invalid, Job, Operand, Reach, Verdict, grain, nanoseconds_a_row, scale};
 use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
 
 /// The columns by name, in the order of [`Column`].
@@ -24,6 +24,8 @@ pub const COLUMNS: [&str; 11] = [
     "nll_other",
     "delta_p",
 ];
+/// KL, reverse KL and JS, which come first.
+const DIVERGENCES: usize = 3;
 /// Columns from the measure itself; the others need the rows' largest classes or labels.
 const MEASURED: usize = 7;
 const SAME_TOP: usize = 7;
@@ -87,6 +89,7 @@ fn spaces(job: &Job) -> ([Map; 2], f64) {
 fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
     let (map, t) = spaces(job);
     let measure = Compare::<E>(scale(t)?);
+    let reach = Reach::between::<E>(map);
     let mut rows = job.inputs::<E, 2>(map);
     let level = level();
     let work = 3.0 * nanoseconds_a_row(job.classes, 2);
@@ -101,14 +104,18 @@ fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
             }
         }
         job.batches(range, |which| {
-            evaluate::<E, _, 2, 12, 7, COMPARE>(level, measure, &rows, which, &mut |batch| {
-                let extra = likelihoods(job, t, level, &batch, map, &invalid);
+            evaluate::<E, _, 2, 12, 7, COMPARE>(level, measure, &rows, which, &mut |mut batch| {
                 let mut scored = [false; BATCH];
                 for (k, row) in which.iter().enumerate() {
                     let status = settle(job, &batch, &limits, k, *row, &invalid);
                     columns.set_status(*row, status);
                     scored[k] = status == Status::Scored;
+                    let [p, q] = [batch.mass[0][k], batch.mass[1][k]];
+                    if scored[k] && (0..DIVERGENCES).any(|i| reach.exceeded([p, q], batch.value[i][k])) {
+                        again(job, level, *row, map, &mut batch, k);
+                    }
                 }
+                let extra = likelihoods(job, t, level, &batch, map, &invalid);
                 for column in &columns.columns {
                     let top =
                         |i: usize, k: usize| first_equal(level, &rows, i, which[k], batch.value[MEASURED + 2 * i][k]);
@@ -126,6 +133,33 @@ fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
         });
     });
     Ok(invalid.into_inner().unwrap_or_else(|e| e.into_inner()))
+}
+
+/// Passes row k of the batch once more, by itself, in double precision and each of its logarithms less its largest.
+#[inline(never)]
+fn again(job: &Job, level: Level, row: usize, map: [Map; 2], batch: &mut Batch<'_, 2, COMPARE>, k: usize) {
+    let largest = [0, 1].map(|i| {
+        let mut largest = f64::MIN;
+        job.elements(i, row, |_, x| largest = largest.max(x));
+        largest
+    });
+    let centred: [Map; 2] = std::array::from_fn(|i| match map[i] {
+        Map::Keep | Map::Divide(_) => Map::Centre(largest[i], job.operands[i].temperature),
+        other => other,
+    });
+    let Ok(unit) = scale(1.0) else { return };
+    let rows = job.inputs::<f64, 2>(centred);
+    evaluate::<f64, _, 2, 12, 7, COMPARE>(level, Compare::<f64>(unit), &rows, &[row], &mut |found| {
+        for (i, (value, found)) in batch.value.iter_mut().zip(found.value).enumerate() {
+            // The maxima are those of the elements as they are.
+            let is_max = i == MEASURED || i == MEASURED + 2;
+            if !is_max {
+                value[k] = found[0];
+            } else if value[k].is_nan() && map[(i - MEASURED) / 2] == Map::Keep {
+                value[k] = largest[(i - MEASURED) / 2];
+            }
+        }
+    });
 }
 
 /// How far the logarithm of each operand's mass may be from 0. For probabilities it is that of a sum.

@@ -179,6 +179,14 @@ impl<S: Simd> Sum<S> {
         Sum { hi, lo: e + (self.lo + b.lo) }
     }
 
+    /// The same numbers as the only such pairs whose heads are what the sums round to.
+    #[inline(always)]
+    pub fn normalised(self) -> Self {
+        let (hi, lo) = two_sum(self.hi, self.lo);
+        let finite = self.hi.abs().simd_lt(f64::INFINITY);
+        Sum { hi: finite.select(hi, self.hi), lo }
+    }
+
     /// The same sums with the other sign.
     #[inline(always)]
     pub fn negated(self) -> Self {

@@ -23,14 +23,16 @@ impl CrossEntropyLin {
         let scale = a.at[0].min(b.at[0]);
         let [q_rest, count] = j.masses(s, [a.sum[2], b.sum[2]], [a.sum[3], b.sum[3]]);
         let mut sum = [Sum::new(s, zero); 6];
+        // First what is outside both maxima, as the join adds those of q.
+        sum[1] = a.sum[1].times(scale / a.at[0]).plus(b.sum[1].times(scale / b.at[0]));
         (sum[2], sum[3]) = (q_rest, count);
         for (i, part) in [a, b].into_iter().enumerate() {
             let factor = scale / part.at[0];
             let [top, rest, _, _, powers, logs] = each(part.sum, |x| x.times(factor));
-            let stays = j.apart[i].simd_eq(zero);
+            let (top, stays) = (top.normalised(), j.apart[i].simd_eq(zero));
             let demoted = top.times(stays.select(zero, W::splat(s, 1.0)));
             sum[0] = sum[0].plus(top.times(stays.select(W::splat(s, 1.0), zero)));
-            sum[1] = sum[1].plus(rest).plus(demoted);
+            sum[1] = sum[1].plus(demoted);
             // A part without mass in q has had no finite logarithm to shift.
             let present = part.at[2].simd_gt(zero);
             // Of totals 1e308 apart the factor underflows, not its logarithm.
@@ -51,7 +53,7 @@ impl CrossEntropyLin {
         let [p_top, p_rest, q_rest, count, powers, logs] = part.sum;
         let [scale_p, scale_q, top] = part.at;
         let zero = W::splat(s, 0.0);
-        let (total, count) = (p_top.plus(p_rest), count.value(s));
+        let (total, count) = (p_top.normalised().plus(p_rest), count.value(s));
         let over = ln_over_top(s, top, q_rest, count);
         let ln_top = wide::ln_parts(s, top);
         let [high, low] = [f64::LN2_HI, f64::LN2_LO].map(|x| W::splat(s, x));
@@ -90,6 +92,7 @@ fn added<S: Simd, E: Math>(
 
 impl<E: Math> Measure<E, 2, 3, 6, 1> for CrossEntropyLin {
     const LOOKS: bool = true;
+    const CHAIN: usize = if E::LANES == 16 { 1 } else { 2 };
     const EXACT: [bool; 6] = [false, false, false, true, false, false];
 
     #[inline(always)]

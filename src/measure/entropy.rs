@@ -10,22 +10,23 @@ use crate::math::Math;
 use crate::rows::{Done, Measure, Part, Terms, none};
 use crate::simd::*;
 
-/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as of [`CrossEntropyLin`], with the sum of q
-/// outside the largest last: 0 while it is that of p, which it is until parts meet, where it adds k·q₀ and p what was summed.
+/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as of [`CrossEntropyLin`], but that of p where
+/// it is the largest, which is k·p₀ and exact there too.
 #[derive(Clone, Copy)]
 pub struct EntropyLin;
 
 /// The frame and the sums of the cross entropy of these rows with themselves.
 #[inline(always)]
-fn with_itself<S: Simd>(p: Part<S, LIN, 6>) -> Part<S, 3, 6> {
-    let [top, rest, count, powers, logs, own] = p.sum;
-    let has_own = own.hi.simd_gt(0.0);
-    Part { at: [p.at[0], p.at[0], p.at[1]], sum: [top, rest, Sum::select(has_own, own, rest), count, powers, logs] }
+fn with_itself<S: Simd>(s: S, p: Part<S, LIN, 4>) -> Part<S, 3, 6> {
+    let [rest, count, powers, logs] = p.sum;
+    let top = Sum::new(s, p.at[1]).times(count.value(s));
+    Part { at: [p.at[0], p.at[0], p.at[1]], sum: [top, rest, rest, count, powers, logs] }
 }
 
-impl<E: Math> Measure<E, 1, LIN, 6, 1> for EntropyLin {
+impl<E: Math> Measure<E, 1, LIN, 4, 1> for EntropyLin {
     const LOOKS: bool = true;
-    const EXACT: [bool; 6] = [false, false, true, false, false, true];
+    const CHAIN: usize = <CrossEntropyLin as Measure<E, 2, 3, 6, 1>>::CHAIN;
+    const EXACT: [bool; 4] = [false, true, false, false];
 
     #[inline(always)]
     fn look<S: Simd>(self, seen: [V<S, E>; LIN], [p]: [V<S, E>; 1]) -> [V<S, E>; LIN] {
@@ -43,34 +44,32 @@ impl<E: Math> Measure<E, 1, LIN, 6, 1> for EntropyLin {
         s: S,
         at: &[V<S, E>; LIN],
         [p]: [V<S, E>; 1],
-        [tops, others, count, powers, logs, own]: [V<S, E>; 6],
-    ) -> Terms<S, E, 6> {
+        [others, count, powers, logs]: [V<S, E>; 4],
+    ) -> Terms<S, E, 4> {
         let one = V::<S, E>::splat(s, E::from_f64(1.0));
         let (scale, raw) = (at[0], p);
         let p = raw * scale;
         let top = p.simd_eq(at[1]);
         let ([k, l], odd) = ln_term::<S, E, CAREFUL>(s, raw, scale, p);
         let sums = [
-            top.select(tops + p, tops),
             top.select(others, others + p),
             top.select(count + one, count),
             top.select(powers, fma(p, k, powers)),
             top.select(logs, fma(p, l, logs)),
-            own,
         ];
         (sums, odd)
     }
 
     #[inline(always)]
-    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 6>, b: Part<S, LIN, 6>) -> Part<S, LIN, 6> {
-        let both = CrossEntropyLin::join(s, with_itself(a), with_itself(b));
-        let [top, rest, own, count, powers, logs] = both.sum;
-        Part { at: [both.at[1], both.at[2]], sum: [top, rest, count, powers, logs, own] }
+    fn merge<S: Simd>(self, s: S, a: Part<S, LIN, 4>, b: Part<S, LIN, 4>) -> Part<S, LIN, 4> {
+        let both = CrossEntropyLin::join(s, with_itself(s, a), with_itself(s, b));
+        let [_, rest, _, count, powers, logs] = both.sum;
+        Part { at: [both.at[1], both.at[2]], sum: [rest, count, powers, logs] }
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 6>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
-        let (value, [_, mass]) = CrossEntropyLin::value(s, with_itself(p));
+    fn finish<S: Simd>(self, s: S, p: Part<S, LIN, 4>, _: bool, _: [W<S>; 1]) -> Done<S, 1, LIN, 1> {
+        let (value, [_, mass]) = CrossEntropyLin::value(s, with_itself(s, p));
         let zero = W::splat(s, 0.0);
         Done { value: [value], mass: [mass], again: zero.simd_gt(zero), hint: [zero; LIN] }
     }

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::source::{Scratch, Tile};
-use super::{BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, SHORT, Sums, TRIAL, Work, are_told, no_hints, none};
+use super::{BLOCK, Columns, GROUP, Hints, MORE, Measure, SHORT, Sums, TRIAL, Work, are_told, no_hints, none};
 use crate::math::Math;
 use crate::simd::*;
 
@@ -66,26 +66,15 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
     fn tile<const SECOND: bool>(&self, x: &[Tile<E>; I], hint: &Hints<R>, sums: &mut Sums<R, K>) {
         self.s.vectorize(
             #[inline(always)]
-            || {
-                if const { is_wide::<S>() && E::LANES == 16 } {
-                    self.tile_of::<SECOND, 4>(x, hint, sums);
-                } else if const { is_wide::<S>() } {
-                    self.tile_of::<SECOND, 2>(x, hint, sums);
-                } else {
-                    self.tile_of::<SECOND, 1>(x, hint, sums);
-                }
-            },
+            || self.tile_of::<SECOND>(x, hint, sums),
         );
     }
 
-    /// The same, `A` lanes side by side: of the first quarter of the lanes all, where a register holds a logical vector, for a chain
-    /// of terms is one long dependency. Where two or four do, their chains are independent already, and the sums of more lanes
-    /// than one leave the registers: by two, tiles took 1.1 times as long under AVX2, by four 1.3 to 2 times.
     #[inline(always)]
-    fn tile_of<const SECOND: bool, const A: usize>(&self, x: &[Tile<E>; I], hint: &Hints<R>, sums: &mut Sums<R, K>) {
+    fn tile_of<const SECOND: bool>(&self, x: &[Tile<E>; I], hint: &Hints<R>, sums: &mut Sums<R, K>) {
         let classes = self.rows.classes;
         let n = classes.min(BLOCK);
-        self.tile_block::<SECOND, A>(x, 0, n, hint, sums);
+        self.tile_block::<SECOND>(x, 0, n, hint, sums);
         if classes == n {
             return;
         }
@@ -97,7 +86,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
             let n = (classes - start).min(BLOCK);
             let opens = start.is_multiple_of(GROUP);
             let into = if opens { &mut group } else { &mut next };
-            self.tile_block::<SECOND, A>(x, start, n, hint, into);
+            self.tile_block::<SECOND>(x, start, n, hint, into);
             if !opens {
                 join(if start < GROUP { sums } else { &mut group }, &next);
             }
@@ -110,7 +99,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
 
     /// The frames and the sums of `n` classes from `start` of `LANES` rows.
     #[inline(always)]
-    fn tile_block<const SECOND: bool, const A: usize>(
+    fn tile_block<const SECOND: bool>(
         &self,
         x: &[Tile<E>; I],
         start: usize,
@@ -145,50 +134,46 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         let quarter = lanes / 4;
         let (mut counts, mut part) =
             ([V::<S, E>::splat(s, E::ZERO); K], [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 4]);
-        for first in (0..present.min(quarter)).step_by(A) {
+        // One lane after the other: by two or four, as chains that do not wait for each other, tiles took 1.0 to 1.25 times as long,
+        // for the sums of more lanes than one leave the registers.
+        for first in 0..present.min(quarter) {
             // Lanes of different quarters meet before all others do: of the first and the third, of the second and the fourth.
-            let mut pairs = [[[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; A]; 2];
+            let mut pairs = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; 2];
             for (place, of) in [0, 2, 1, 3].into_iter().enumerate() {
                 let here = of * quarter + first;
                 if here >= present {
                     continue;
                 }
-                let mut lane = [[const { MaybeUninit::<E::Acc<S>>::uninit() }; K]; A];
-                for start in (0..n).step_by(CHAIN * lanes) {
-                    let sums = self.chains::<SECOND, A>(&at, start + here, n, get);
-                    for u in 0..A {
-                        for k in 0..K {
-                            let lane = &mut lane[u][k];
-                            if M::EXACT[k] {
-                                counts[k] += sums[u][k];
-                            } else if start == 0 {
-                                lane.write(E::acc_of(s, sums[u][k]));
-                            } else {
-                                // SAFETY: the first round has written it.
-                                lane.write(E::acc_add(unsafe { lane.assume_init() }, sums[u][k]));
-                            }
+                let mut lane = [const { MaybeUninit::<E::Acc<S>>::uninit() }; K];
+                for start in (0..n).step_by(M::CHAIN * lanes) {
+                    let sums = self.chain::<SECOND>(&at, start + here, n, get);
+                    for k in 0..K {
+                        let lane = &mut lane[k];
+                        if M::EXACT[k] {
+                            counts[k] += sums[k];
+                        } else if start == 0 {
+                            lane.write(E::acc_of(s, sums[k]));
+                        } else {
+                            // SAFETY: the first round has written it.
+                            lane.write(E::acc_add(unsafe { lane.assume_init() }, sums[k]));
                         }
                     }
                 }
-                for u in (0..A).filter(|u| here + u < present) {
-                    for k in (0..K).filter(|k| !M::EXACT[*k]) {
-                        let pair = &mut pairs[place / 2][u][k];
-                        // SAFETY: a lane that is present has been written, and so has the one that it meets, which is before it.
-                        unsafe {
-                            let x = lane[u][k].assume_init();
-                            pair.write(if place % 2 == 0 { x } else { E::acc_join(pair.assume_init(), x) });
-                        }
+                for k in (0..K).filter(|k| !M::EXACT[*k]) {
+                    let pair = &mut pairs[place / 2][k];
+                    // SAFETY: a lane that is present has been written, and so has the one that it meets, which is before it.
+                    unsafe {
+                        let x = lane[k].assume_init();
+                        pair.write(if place % 2 == 0 { x } else { E::acc_join(pair.assume_init(), x) });
                     }
                 }
             }
-            for u in (0..A).filter(|u| first + u < present) {
-                for k in (0..K).filter(|k| !M::EXACT[*k]) {
-                    // SAFETY: the lane of the first quarter is present, and that of the second where it says so.
-                    unsafe {
-                        let (x, second) = (pairs[0][u][k].assume_init(), pairs[1][u][k]);
-                        let meets = quarter + first + u < present;
-                        part[first + u][k].write(if meets { E::acc_join(x, second.assume_init()) } else { x });
-                    }
+            for k in (0..K).filter(|k| !M::EXACT[*k]) {
+                // SAFETY: the lane of the first quarter is present, and that of the second where it says so.
+                unsafe {
+                    let (x, second) = (pairs[0][k].assume_init(), pairs[1][k]);
+                    let meets = quarter + first < present;
+                    part[first][k].write(if meets { E::acc_join(x, second.assume_init()) } else { x });
                 }
             }
         }
@@ -228,32 +213,26 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         }
     }
 
-    /// The chains of `A` lanes of a tile from class `from` of `n` on.
+    /// The chain of a lane of a tile from class `from` of `n` on.
     #[inline(always)]
-    fn chains<const SECOND: bool, const A: usize>(
+    fn chain<const SECOND: bool>(
         &self,
         at: &[V<S, E>; R],
         from: usize,
         n: usize,
         get: impl Fn(usize) -> [V<S, E>; I],
-    ) -> [[V<S, E>; K]; A] {
-        let (s, m, lanes) = (self.s, self.m, E::LANES);
+    ) -> [V<S, E>; K] {
+        let (s, m) = (self.s, self.m);
         let zero = [V::<S, E>::splat(s, E::ZERO); K];
-        let (mut sums, mut unusual) = ([zero; A], none::<S, E>(s));
-        for from in (from..n).step_by(lanes).take(CHAIN) {
-            for (u, sums) in sums.iter_mut().enumerate() {
-                if from + u < n {
-                    let (sum, odd) = m.term::<S, SECOND, false>(s, at, get(from + u), *sums);
-                    (*sums, unusual) = (sum, unusual | odd);
-                }
-            }
+        let (mut sums, mut unusual) = (zero, none::<S, E>(s));
+        for i in (from..n).step_by(E::LANES).take(M::CHAIN) {
+            let (sum, odd) = m.term::<S, SECOND, false>(s, at, get(i), sums);
+            (sums, unusual) = (sum, unusual | odd);
         }
         if unusual.any_true() {
-            for (u, sums) in sums.iter_mut().enumerate() {
-                *sums = zero;
-                for i in (from + u..n).step_by(lanes).take(CHAIN) {
-                    (*sums, _) = m.term::<S, SECOND, true>(s, at, get(i), *sums);
-                }
+            sums = zero;
+            for i in (from..n).step_by(E::LANES).take(M::CHAIN) {
+                (sums, _) = m.term::<S, SECOND, true>(s, at, get(i), sums);
             }
         }
         sums

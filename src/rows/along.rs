@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::source::Scratch;
-use super::{AHEAD, BLOCK, CHAIN, Columns, GROUP, Hints, MORE, Measure, Sums, TRIAL, Work, are_told, no_hints, none};
+use super::{AHEAD, BLOCK, Columns, GROUP, Hints, MORE, Measure, Sums, TRIAL, Work, are_told, no_hints, none};
 use crate::math::Math;
 use crate::parallel;
 use crate::simd::*;
@@ -232,14 +232,14 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
         for (j, x) in x.iter().enumerate() {
             let frame = array(|r| V::<S, E>::splat(s, frames[r][j]));
             let zero = [V::<S, E>::splat(s, E::ZERO); K];
-            let mut wide = [E::acc_zero(s); K];
+            let (mut counts, mut wide) = (zero, [E::acc_zero(s); K]);
             let mut careful = false;
             let mut v = 0;
-            while v + CHAIN <= full {
+            while v + M::CHAIN <= full {
                 let mut chain = zero;
                 if !careful {
                     let mut unusual = none::<S, E>(s);
-                    for u in 0..CHAIN {
+                    for u in 0..M::CHAIN {
                         ahead(x, lanes * (v + u));
                         let (sums, odd) = m.term::<S, SECOND, false>(s, &frame, at(*x, lanes * (v + u)), chain);
                         (chain, unusual) = (sums, unusual | odd);
@@ -250,16 +250,14 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                     // Until a chain is usual again, the plain terms are not tried.
                     let mut unusual = none::<S, E>(s);
                     chain = zero;
-                    for u in 0..CHAIN {
+                    for u in 0..M::CHAIN {
                         let (sums, odd) = m.term::<S, SECOND, true>(s, &frame, at(*x, lanes * (v + u)), chain);
                         (chain, unusual) = (sums, unusual | odd);
                     }
                     careful = unusual.any_true();
                 }
-                for k in 0..K {
-                    wide[k] = E::acc_add(wide[k], chain[k]);
-                }
-                v += CHAIN;
+                add_chain::<S, E, M, I, R, K, O>(chain, &mut counts, &mut wide);
+                v += M::CHAIN;
             }
             if v * lanes < n {
                 let mut chain = zero;
@@ -281,12 +279,10 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                     }
                     v += 1;
                 }
-                for k in 0..K {
-                    wide[k] = E::acc_add(wide[k], chain[k]);
-                }
+                add_chain::<S, E, M, I, R, K, O>(chain, &mut counts, &mut wide);
             }
             for k in 0..K {
-                lane[k][j].write(wide[k]);
+                lane[k][j].write(if M::EXACT[k] { E::acc_of(s, counts[k]) } else { wide[k] });
             }
         }
         for r in 0..R {
@@ -384,6 +380,30 @@ fn next_bit(bits: &mut u64) -> usize {
     let k = bits.trailing_zeros() as usize;
     *bits &= *bits - 1;
     k
+}
+
+/// Adds a chain to the sums of its lanes: to those that are whole numbers as it is.
+#[inline(always)]
+fn add_chain<
+    S: Simd,
+    E: Math,
+    M: Measure<E, I, R, K, O>,
+    const I: usize,
+    const R: usize,
+    const K: usize,
+    const O: usize,
+>(
+    chain: [V<S, E>; K],
+    counts: &mut [V<S, E>; K],
+    wide: &mut [E::Acc<S>; K],
+) {
+    for k in 0..K {
+        if M::EXACT[k] {
+            counts[k] += chain[k];
+        } else {
+            wide[k] = E::acc_add(wide[k], chain[k]);
+        }
+    }
 }
 
 /// Asks for the lines that lie [`AHEAD`] of an element of each input.

@@ -1,7 +1,7 @@
 //! Rows of distributions: what a measure is, and the two ways of walking over rows that evaluate it.
 //!
 //! **The order of summation** is a function of the number of classes C alone. In blocks of [`BLOCK`] classes, class i
-//! belongs to lane i mod `LANES`; a lane adds [`CHAIN`] classes in the element's own precision, then widens and adds
+//! belongs to lane i mod `LANES`; a lane adds [`Measure::CHAIN`] classes in the element's own precision, then widens and adds
 //! chains; the lanes meet on a tree; blocks merge in order within a [`GROUP`], then the groups. `along` evaluates it with
 //! lanes = classes of one row, `across` with lanes = rows, and the groups of one vast row may be different threads': all
 //! that is a matter of speed and never changes a bit.
@@ -29,11 +29,9 @@ const _: () = assert!(BLOCK < 1 << 24, "an `f32` counts the classes of a block")
 const AHEAD: usize = 8192;
 /// Classes whose blocks merge before groups of them do: what a thread takes of a row that is split, 20 µs of work or more.
 pub const GROUP: usize = 32 * BLOCK;
-/// Additions a lane makes before it widens. On uniform `f32` rows chains of 4 give 1.2 ulp, chains of 32 give 7.4.
-pub const CHAIN: usize = 4;
 /// Vectors of classes that a trial sees. By the mean gap of 64 classes in 1000 (logits of deviation 2, gaps of normal noise) four
 /// KL in a hundred are passed again; by that of 32, eight.
-const TRIAL: usize = CHAIN;
+const TRIAL: usize = 4;
 /// Passes after the first that a row may ask for.
 const MORE: usize = 2;
 /// Rows handed to the sink at once.
@@ -46,14 +44,14 @@ const STAGED: usize = 2 << 20;
 pub const SHORT: usize = 128;
 /// Row-major rows of at most so many classes do, after a transpose in L1.
 ///
-/// Where a register holds a logical vector, across takes for one input 0.95 of along's time at 100 classes and 1.04 at 112; for
-/// more 0.9 to 1.02 at 50 in cache, 1.04 to 1.5 at 64 (JS of logits: 0.97), and twice the time at 100 from memory. Where two do
-/// (AVX2) it takes for one input 0.7 to 0.9 at 48 (`f64`: 0.65 to 0.85 at 24), for more 0.7 at 40 and 0.8 to 1.45 at 48 (`f64`:
-/// 0.85 at 20, 1.06 to 1.5 at 24).
+/// Where a register holds a logical vector, across takes for one input 0.5 of along's time at 10 classes, 0.7 to 0.95 at 32 and
+/// 0.9 to 1.25 at 40; for more 0.5 to 0.65 at 10, 0.7 to 1.05 at 24 and 0.8 to 1.5 at 32. From memory it takes twice the time at
+/// 100. Of `f64` the two meet at 32, of more inputs at 24. Where two registers do (AVX2) it takes for one input 0.7 to 0.9 at 48
+/// (`f64`: 0.65 to 0.85 at 24), for more 0.7 at 40 and 0.8 to 1.45 at 48 (`f64`: 0.85 at 20, 1.06 to 1.5 at 24).
 const fn across<S: Simd, E: Element>(inputs: usize) -> usize {
     match (is_wide::<S>(), inputs) {
-        (true, 1) => 100,
-        (true, _) => 63,
+        (true, 1) => E::LANES + 23,
+        (true, _) => E::LANES + 15,
         (false, 1) => E::LANES * 3,
         (false, _) => E::LANES * 5 / 2,
     }
@@ -104,6 +102,9 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
     const TWO_PASSES: bool = false;
     /// Whether the first classes of a block are tried for a better frame before the first pass.
     const TRIES: bool = false;
+    /// Classes that a lane adds before it widens. On uniform `f32` rows chains of 4 give 1.2 ulp, chains of 32 give 7.4; on rows
+    /// that are searched for each addition costs most of an ulp.
+    const CHAIN: usize = 4;
     /// Which sums are numbers of classes, or have nothing added by terms: in a block exact in any order and in the element's
     /// precision.
     const EXACT: [bool; K] = [false; K];

@@ -29,22 +29,28 @@ const LEAST: f64 = 3e-30;
 const FAR: f64 = 1.0 / (1u128 << 70) as f64;
 
 impl Reach {
-    /// That of elements `E`, if there is one. Head and tail of the gap that a `difference` of two rows takes, `f32` each,
-    /// hold 2^22 to 2^−26, `f64` more; what is left of it moves a divergence by up to 2e-37 of its square (two classes 72
-    /// apart, rows 5e6: a third of 4e-25). A class less a far origin is rounded: to 2^−33 at 2^20.
+    /// That of elements `E`, if there is one; of a divergence where rows of logarithms are taken from each other.
     pub fn new<E: Math>(difference: bool, map: [Map; 2]) -> Option<Self> {
-        let divided = map.map(|map| matches!(map, Map::Divide(_)));
+        let between = Self::between::<E>(map);
+        let anywhere = Reach { apart: f64::INFINITY, share: 0.0, ..between };
+        let divided = between.from.iter().any(|from| from.is_finite());
+        (difference || divided).then_some(if difference { between } else { anywhere })
+    }
+
+    /// That of two rows of logarithms that are taken from each other. Head and tail of their gap, `f32` each, hold 2^22 to 2^−26,
+    /// `f64` more; what is left of it moves a divergence by up to 2e-37 of its square (two classes 72 apart, rows 5e6: a third of
+    /// 4e-25). A class less a far origin is rounded: to 2^−33 at 2^20.
+    pub fn between<E: Math>(map: [Map; 2]) -> Self {
         let single = E::LANES == 16;
-        let digits = if single { 22 } else { 52 };
-        (difference || divided != [false; 2]).then(|| Reach {
-            apart: if difference { 2f64.powi(digits) } else { f64::INFINITY },
-            from: divided.map(|divided| if divided { 2f64.powi(20) } else { f64::INFINITY }),
-            share: if difference && single { 2f64.powi(-100) } else { 0.0 },
-        })
+        Reach {
+            apart: 2f64.powi(if single { 22 } else { 52 }),
+            from: map.map(|map| if matches!(map, Map::Divide(_)) { 2f64.powi(20) } else { f64::INFINITY }),
+            share: if single { 2f64.powi(-100) } else { 0.0 },
+        }
     }
 
     /// Whether rows with these log-sum-exps, and this divergence, are beyond it.
-    pub(super) fn exceeded(&self, [p, q]: [f64; 2], value: f64) -> bool {
+    pub fn exceeded(&self, [p, q]: [f64; 2], value: f64) -> bool {
         let least = (p - q) * (p - q) * self.share;
         let tiny = (value < least) & ((value > LEAST) | (least > FAR));
         let inside = !tiny & ((p - q).abs() <= self.apart) & (p.abs() <= self.from[0]) & (q.abs() <= self.from[1]);
