@@ -7,7 +7,7 @@ use crate::math::{Math, wide};
 use crate::measure::{COMPARE, Compare};
 use crate::parallel;
 use crate::rows::{BATCH, Batch, Dtype, Map, evaluate, first_equal};
-use crate::score::{Given, Invalid, Job, Operand, Reach, Verdict, grain, nanoseconds_a_row, scale};
+use crate::score::{Given, Invalid, Job, Operand, Reach, Verdict, grain, nanoseconds_a_row, scale, to_single};
 use crate::simd::{Level, Select, SimdBase, W, dispatch, level};
 
 /// The columns by name, in the order of [`Column`].
@@ -28,6 +28,7 @@ pub const COLUMNS: [&str; 11] = [
 const DIVERGENCES: usize = 3;
 /// Columns from the measure itself; the others need the rows' largest classes or labels.
 const MEASURED: usize = 7;
+const JS: usize = 2;
 const SAME_TOP: usize = 7;
 const NLL_BASE: usize = 8;
 const NLL_OTHER: usize = 9;
@@ -227,7 +228,8 @@ impl Columns {
             if column.which == SAME_TOP {
                 column.data.add(row).write(u8::from(value == 1.0));
             } else if self.single {
-                column.data.cast::<f32>().add(row).write(value as f32);
+                let most = if column.which == JS { std::f64::consts::LN_2 } else { f64::INFINITY };
+                column.data.cast::<f32>().add(row).write(to_single(value, most));
             } else {
                 column.data.cast::<f64>().add(row).write(value);
             }

@@ -335,8 +335,8 @@ def test_rows_found_by_a_search(case: Case, space: str, dtype: str, temperature:
     ],
 )
 def test_rows_whose_lanes_round_alike(p: str, q: str, times: int) -> None:
-    # Classes several times over, so that no rounding of one lane makes up for another's: by chains of four additions in float32
-    # the cross entropy of sixteen was off by 2.5 to 2.6 ulp.
+    # Classes several times over, so that no rounding of one lane makes up for another's: by chains of four additions in
+    # float32 the cross entropy of sixteen was off by 2.5 to 2.6 ulp.
     rows = tuple(np.array([[float.fromhex(x) for x in row.split()]], "f4").repeat(times, axis=1) for row in (p, q))
     for case in (CROSS_ENTROPY, ENTROPY):
         given = rows[: case.rows]

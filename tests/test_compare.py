@@ -624,3 +624,39 @@ def test_bfloat16_needs_no_import_of_its_package_by_the_user() -> None:
     base, other, _ = pair(20, 6)
     single = kb.compare(base.astype(ml_dtypes.bfloat16), other.astype(ml_dtypes.bfloat16))
     assert single.kl.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_no_column_exceeds_what_there_can_be(dtype: str) -> None:
+    rng = np.random.default_rng(31)
+    for classes in (2, 3, 10, 40, 3000):
+        base = rng.standard_normal((200, classes)) * 60
+        other = rng.standard_normal((200, classes)) * 60
+        other[::2] = np.where(base[::2] > 0, -np.inf, other[::2])
+        base[::2] = np.where(base[::2] > 0, base[::2], -np.inf)
+        both = kb.compare(base.astype(dtype), other.astype(dtype))
+        known = ~np.isnan(both.js)
+        assert (both.js[known].astype("f8") <= np.log(2.0)).all()
+        assert (both.js[::2][known[::2]].astype("f8") > np.log(2.0) - 1e-7).all()
+        assert (both.tv[known] <= 1).all() and (both.kl[known] >= 0).all() and (both.kl_reverse[known] >= 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("f4", 3e38), ("f8", 1e308)])
+def test_rows_at_the_ends_of_the_range(dtype: str, most: float) -> None:
+    base = np.array([[1, -1, 0], [0.3, 0.3, -0.3], [0, 0, 0], [0.5, -1, 0.5]]) * most
+    other = np.array([[-1, 1, 0.1], [0.3, 0.29, 0.9], [1, 2, 0.5], [0.5, 0.1, 0.5]]) * (most / 2)
+    base, other = base.astype(dtype), other.astype(dtype)
+    labels = np.array([0, 1, 2, 0])
+    both = kb.compare(base, other, labels)
+    tolerance = 1e-6 if dtype == "f4" else 1e-13
+    for name, expected in {
+        "kl": kb.kl_divergence(base, other, given="logits"),
+        "kl_reverse": kb.kl_divergence(other, base, given="logits"),
+        "js": kb.js_divergence(base, other, given="logits"),
+        "entropy_base": kb.entropy(base, given="logits"),
+        "entropy_other": kb.entropy(other, given="logits"),
+        "cross_entropy": kb.cross_entropy(base, other, given="logits"),
+        "nll_base": kb.nll(base, labels, given="logits"),
+        "nll_other": kb.nll(other, labels, given="logits"),
+    }.items():
+        np.testing.assert_allclose(both[name], expected, rtol=tolerance, err_msg=name)

@@ -151,7 +151,9 @@ fn corrected<S: Simd>(s: S, [kl, reverse, js, tv, rho, sigma, _]: [W<S>; 7]) -> 
         fma(rho * rho, W::splat(s, -0.125), js),
         fma((minus + rho) * sigma, W::splat(s, -0.5), tv),
     ];
-    each(values, |v| v.simd_lt(zero).select(zero, v))
+    let [kl, reverse, js, tv] = each(values, |v| v.simd_lt(zero).select(zero, v));
+    let at_most = |v: W<S>, most: f64| v.simd_gt(most).select(W::splat(s, most), v);
+    [kl, reverse, at_most(js, std::f64::consts::LN_2), at_most(tv, 1.0)]
 }
 
 impl<E: Math> Compare<E> {

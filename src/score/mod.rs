@@ -210,15 +210,18 @@ pub fn ln(x: f64) -> f64 {
     values[0]
 }
 
+/// A number rounded, and never above the largest there can be.
+pub fn to_single(value: f64, most: f64) -> f32 {
+    let rounded = value as f32;
+    if f64::from(rounded) > most { rounded.next_down() } else { rounded }
+}
+
 /// Stores results, rounded once, and never above the largest there can be.
 fn store(job: &Job, out: &Out, rows: &[usize], values: &[f64]) {
     // A base below 1 makes results negative, and none too large.
     let most = if job.unit > 0.0 { job.most / job.unit } else { f64::INFINITY };
     let most = if job.root { most.sqrt() } else { most };
-    let single = |value: f64| {
-        let rounded = value as f32;
-        if f64::from(rounded) > most { rounded.next_down() } else { rounded }
-    };
+    let single = |value: f64| to_single(value, most);
     let lead = Lead { shape: &job.lead };
     let size = if out.single { 4 } else { 8 };
     if lead.step(&out.lead, rows) == Some(size) {
