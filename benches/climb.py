@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Classes that differ, and how often each is repeated: 16 alike fill the lanes, 64 a chain of each lane, so that no two
-# roundings differ.
+# Classes that differ, and how often each is repeated: 16 alike fill the lanes, 64 a chain of four of each lane, so that
+# no two roundings differ.
 SHAPES = ((2, 1), (3, 1), (5, 1), (16, 1), (33, 1), (65, 1), (3, 16), (3, 64))
 POPULATION = 2000
 # A sixth of a population has five children each.

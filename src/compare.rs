@@ -24,8 +24,10 @@ pub const COLUMNS: [&str; 11] = [
     "nll_other",
     "delta_p",
 ];
-/// KL, reverse KL and JS, which come first.
+/// KL, reverse KL and JS, which come first and vanish with the square of what rows differ by.
 const DIVERGENCES: usize = 3;
+/// These and total variation.
+const APART: usize = 4;
 /// Columns from the measure itself; the others need the rows' largest classes or labels.
 const MEASURED: usize = 7;
 const JS: usize = 2;
@@ -106,20 +108,28 @@ fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
         }
         job.batches(range, |which| {
             evaluate::<E, _, 2, 12, 7, COMPARE>(level, measure, &rows, which, &mut |mut batch| {
-                let mut scored = [false; BATCH];
+                let (mut scored, mut largest) = ([false; BATCH], [[f64::NAN; 2]; BATCH]);
                 for (k, row) in which.iter().enumerate() {
                     let status = settle(job, &batch, &limits, k, *row, &invalid);
                     columns.set_status(*row, status);
                     scored[k] = status == Status::Scored;
                     let [p, q] = [batch.mass[0][k], batch.mass[1][k]];
                     if scored[k] && (0..DIVERGENCES).any(|i| reach.exceeded([p, q], batch.value[i][k])) {
-                        again(job, level, *row, map, &mut batch, k);
+                        largest[k] = again(job, level, *row, map, &mut batch, k);
                     }
                 }
-                let extra = likelihoods(job, t, level, &batch, map, &invalid);
+                let extra = likelihoods(job, t, level, &batch, map, &largest, &invalid);
                 for column in &columns.columns {
-                    let top =
-                        |i: usize, k: usize| first_equal(level, &rows, i, which[k], batch.value[MEASURED + 2 * i][k]);
+                    let top = |i: usize, k: usize| {
+                        if largest[k][i].is_nan() {
+                            return first_equal(level, &rows, i, which[k], batch.value[MEASURED + 2 * i][k]);
+                        }
+                        let mut first = None;
+                        job.elements(i, which[k], |class, x| {
+                            first = first.or((x == largest[k][i]).then_some(class));
+                        });
+                        first
+                    };
                     for (k, row) in which.iter().enumerate() {
                         let value = match column.which {
                             _ if !scored[k] => f64::NAN,
@@ -136,31 +146,28 @@ fn fill<E: Math>(job: &Job, columns: &Columns) -> Result<Invalid> {
     Ok(invalid.into_inner().unwrap_or_else(|e| e.into_inner()))
 }
 
-/// Passes row k of the batch once more, by itself, in double precision and each of its logarithms less its largest.
+/// Passes row k of the batch once more, by itself, in double precision and each of its logarithms less its largest. Gives the
+/// largest elements where the row's own were not at hand: then all columns refer to those, else the divergences alone are new.
 #[inline(never)]
-fn again(job: &Job, level: Level, row: usize, map: [Map; 2], batch: &mut Batch<'_, 2, COMPARE>, k: usize) {
-    let largest = [0, 1].map(|i| {
-        let mut largest = f64::MIN;
-        job.elements(i, row, |_, x| largest = largest.max(x));
-        largest
-    });
-    let centred: [Map; 2] = std::array::from_fn(|i| match map[i] {
-        Map::Keep | Map::Divide(_) => Map::Centre(largest[i], job.operands[i].temperature),
-        other => other,
-    });
-    let Ok(unit) = scale(1.0) else { return };
+fn again(job: &Job, level: Level, row: usize, map: [Map; 2], batch: &mut Batch<'_, 2, COMPARE>, k: usize) -> [f64; 2] {
+    let mut largest = [f64::NAN; 2];
+    let mut centred = map;
+    for i in 0..2 {
+        if matches!(map[i], Map::Keep | Map::Divide(_)) {
+            let mut most = f64::MIN;
+            job.elements(i, row, |_, x| most = most.max(x));
+            (largest[i], centred[i]) = (most, Map::Centre(most, job.operands[i].temperature));
+        }
+    }
+    let whole =
+        map.iter().any(|map| matches!(map, Map::Divide(_))) || batch.value[MEASURED..].iter().any(|v| v[k].is_nan());
+    let Ok(unit) = scale(1.0) else { return [f64::NAN; 2] };
     let rows = job.inputs::<f64, 2>(centred);
     evaluate::<f64, _, 2, 12, 7, COMPARE>(level, Compare::<f64>(unit), &rows, &[row], &mut |found| {
-        for (i, (value, found)) in batch.value.iter_mut().zip(found.value).enumerate() {
-            // The maxima are those of the elements as they are.
-            let is_max = i == MEASURED || i == MEASURED + 2;
-            if !is_max {
-                value[k] = found[0];
-            } else if value[k].is_nan() && map[(i - MEASURED) / 2] == Map::Keep {
-                value[k] = largest[(i - MEASURED) / 2];
-            }
-        }
+        let new = if whole { COMPARE } else { APART };
+        batch.value.iter_mut().zip(found.value).take(new).for_each(|(value, found)| value[k] = found[0]);
     });
+    if whole { largest } else { [f64::NAN; 2] }
 }
 
 /// How far the logarithm of each operand's mass may be from 0. For probabilities it is that of a sum.
@@ -237,13 +244,15 @@ impl Columns {
     }
 }
 
-/// Negative log-likelihoods of the labels under both models, and the difference of their probabilities.
+/// Negative log-likelihoods of the labels under both models, and the difference of their probabilities. `largest` has the maxima of
+/// rows that were passed [`again`].
 fn likelihoods(
     job: &Job,
     t: f64,
     level: Level,
     batch: &Batch<'_, 2, COMPARE>,
     map: [Map; 2],
+    largest: &[[f64; 2]; BATCH],
     invalid: &Mutex<Invalid>,
 ) -> [[f64; BATCH]; 3] {
     let mut result = [[f64::NAN; BATCH]; 3];
@@ -252,7 +261,8 @@ fn likelihoods(
     }
     let classes = job.classes_or_note(batch.rows, invalid);
     for i in 0..2 {
-        let mut logs = job.elements_at(i, batch.rows, &classes);
+        let elements = job.elements_at(i, batch.rows, &classes);
+        let mut logs = elements.clone();
         if let Map::Divide(t) = map[i] {
             for (x, (row, class)) in logs.iter_mut().zip(batch.rows.iter().zip(&classes)) {
                 if class.is_some() {
@@ -265,7 +275,12 @@ fn likelihoods(
         }
         for k in 0..batch.rows.len() {
             let (max, over) = (batch.value[MEASURED + 2 * i][k], batch.value[MEASURED + 2 * i + 1][k]);
-            result[i][k] = (max - logs[k]) / t + over;
+            let below = if largest[k][i].is_nan() {
+                (max - logs[k]) / t
+            } else {
+                (largest[k][i] - elements[k]) / job.operands[i].temperature
+            };
+            result[i][k] = below + over;
         }
     }
     let [base, other, delta] = &mut result;

@@ -660,3 +660,39 @@ def test_rows_at_the_ends_of_the_range(dtype: str, most: float) -> None:
         "nll_other": kb.nll(other, labels, given="logits"),
     }.items():
         np.testing.assert_allclose(both[name], expected, rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("first", [-1e9, -3e38, 3e38, -np.inf])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_first_class_far_away_costs_no_digits_at_two_temperatures(first: float, masked: bool, dtype: str) -> None:
+    rng = np.random.default_rng(37)
+    base, other = rng.normal(0, 3, (2, 40, 20)).astype(dtype)
+    base[:, 0] = other[:, 0] = first
+    other[::3] = base[::3]
+    labels = rng.integers(1 if masked or first < 0 else 0, 20, 40)
+    where = np.ones(20, bool)
+    where[0] = not masked
+    keywords = {"temperature": (1.0, 2.0), "where": where}
+    both = kb.compare(base, other, labels, **keywords)
+    # Temperatures do not move the largest.
+    allowed = np.where(where, base, -np.inf).argmax(1) == np.where(where, other, -np.inf).argmax(1)
+    np.testing.assert_array_equal(both.same_top, allowed)
+    space = {"given": "logits", "where": where}
+    for name, expected in {
+        "kl": kb.kl_divergence(base, other, **space, temperature=(1.0, 2.0)),
+        "js": kb.js_divergence(base, other, **space, temperature=(1.0, 2.0)),
+        "entropy_base": kb.entropy(base, **space),
+        "entropy_other": kb.entropy(other, **space, temperature=2.0),
+        "cross_entropy": kb.cross_entropy(base, other, **space, temperature=(1.0, 2.0)),
+        "nll_base": kb.nll(base, labels, **space),
+        "nll_other": kb.nll(other, labels, **space, temperature=2.0),
+    }.items():
+        np.testing.assert_allclose(both[name], expected, rtol=1e-6 if dtype == "f4" else 1e-12, err_msg=name)
+
+
+def test_a_row_beyond_the_range_at_two_temperatures() -> None:
+    base = np.array([[-1e308, 1e308, 0.0], [1.0, 2.0, 3.0]])
+    both = kb.compare(base, base, np.array([1, 2]), temperature=(1.0, 2.0))
+    assert both.nll_base[0] == both.nll_other[0] == both.kl[0] == both.delta_p[0] == 0
+    assert both.same_top.tolist() == [True, True]

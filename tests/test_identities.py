@@ -94,6 +94,22 @@ def test_so_it_is_where_equal_maxima_of_a_block_are_not_the_rows(space: str, dty
     assert_same_bits(crossed, plain, space, dtype)
 
 
+def test_so_it_is_where_blocks_are_further_apart_than_numbers_go() -> None:
+    # In the units of the first block the masses of the second are subnormal, three of them its largest.
+    x = np.zeros((3, 4096))
+    x[:, 0] = 2.0**1000
+    for row, least in zip(x, (-60.0, -30.0, 20.0), strict=True):
+        row[2048:2051] = (1 + 2.0**-15) * 2.0**least
+        row[2060] = 2.0 ** (least - 3)
+
+    def both() -> Any:
+        return np.array([kb.cross_entropy(x, x, given="counts"), kb.entropy(x, given="counts")])
+
+    crossed, plain = on_every_level(both)
+    assert_same_bits(crossed, plain)
+    assert (plain > 0).all()
+
+
 @pytest.mark.parametrize("c", CLASSES)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("given", KL.spaces(), ids=str)

@@ -21,18 +21,22 @@ impl CrossEntropyLin {
         let j = join_lin(s, &a.at[1..], &b.at[1..]);
         let zero = W::splat(s, 0.0);
         let scale = a.at[0].min(b.at[0]);
-        let [q_rest, count] = j.masses(s, [a.sum[2], b.sum[2]], [a.sum[3], b.sum[3]]);
         let mut sum = [Sum::new(s, zero); 6];
-        // First what is outside both maxima, as the join adds those of q.
+        // What is outside both maxima comes first, of p and of q in one order: of a row with itself they are the same in bits.
         sum[1] = a.sum[1].times(scale / a.at[0]).plus(b.sum[1].times(scale / b.at[0]));
-        (sum[2], sum[3]) = (q_rest, count);
+        sum[2] = j.scaled([a.sum[2], b.sum[2]]);
         for (i, part) in [a, b].into_iter().enumerate() {
             let factor = scale / part.at[0];
-            let [top, rest, _, _, powers, logs] = each(part.sum, |x| x.times(factor));
-            let (top, stays) = (top.normalised(), j.apart[i].simd_eq(zero));
-            let demoted = top.times(stays.select(zero, W::splat(s, 1.0)));
-            sum[0] = sum[0].plus(top.times(stays.select(W::splat(s, 1.0), zero)));
+            let [_, rest, _, _, powers, logs] = each(part.sum, |x| x.times(factor));
+            let (stays, count) = (j.apart[i].simd_eq(zero), part.sum[3].value(s));
+            let [kept, lost] =
+                [[1.0, 0.0], [0.0, 1.0]].map(|[yes, no]| stays.select(W::splat(s, yes), W::splat(s, no)));
+            let top = part.sum[0].normalised().times(factor);
+            let demoted = top.times(lost);
+            sum[0] = sum[0].plus(top.times(kept));
             sum[1] = sum[1].plus(demoted);
+            sum[2] = sum[2].plus(Sum::new(s, part.at[2]).times(count).times(j.factor[i]).times(lost));
+            sum[3] = sum[3].plus(Sum::new(s, stays.select(count, zero)));
             // A part without mass in q has had no finite logarithm to shift.
             let present = part.at[2].simd_gt(zero);
             // Of totals 1e308 apart the factor underflows, not its logarithm.

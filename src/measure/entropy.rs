@@ -10,8 +10,8 @@ use crate::math::Math;
 use crate::rows::{Done, Measure, Part, Terms, none};
 use crate::simd::*;
 
-/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: as of [`CrossEntropyLin`], but that of p where
-/// it is the largest, which is k·p₀ and exact there too.
+/// Entropy of masses: the cross entropy of a row with itself, in bits too. Sums: p elsewhere than at
+/// the largest, the number of those, Σ p·k and the rest as of [`CrossEntropyLin`]; its others are the same, or k·p₀, exact there too.
 #[derive(Clone, Copy)]
 pub struct EntropyLin;
 

@@ -7,7 +7,7 @@ use super::{BLOCK, Columns, GROUP, Hints, MORE, Measure, SHORT, Sums, TRIAL, Wor
 use crate::math::Math;
 use crate::simd::*;
 
-/// Up to so many rows of a tile are passed once more along the rows: at C = 10 a tile took as long as seven by themselves,
+/// Up to so many rows of a tile are passed once more along the rows: at C = 10 a tile took as long as seven or eight by themselves,
 /// and of rows that differ by noise one in twelve asks, which is one or two of 16. Long columns are too far apart for that.
 const LONE: u32 = 6;
 

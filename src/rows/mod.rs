@@ -1,6 +1,6 @@
 //! Rows of distributions: what a measure is, and the two ways of walking over rows that evaluate it.
 //!
-//! **The order of summation** is a function of the number of classes C alone. In blocks of [`BLOCK`] classes, class i
+//! **The order of summation** is a function of the measure and the number of classes C alone. In blocks of [`BLOCK`] classes, class i
 //! belongs to lane i mod `LANES`; a lane adds [`Measure::CHAIN`] classes in the element's own precision, then widens and adds
 //! chains; the lanes meet on a tree; blocks merge in order within a [`GROUP`], then the groups. `along` evaluates it with
 //! lanes = classes of one row, `across` with lanes = rows, and the groups of one vast row may be different threads': all
@@ -105,8 +105,7 @@ pub trait Measure<E: Math, const I: usize, const R: usize, const K: usize, const
     /// Classes that a lane adds before it widens. On uniform `f32` rows chains of 4 give 1.2 ulp, chains of 32 give 7.4; on rows
     /// that are searched for each addition costs most of an ulp.
     const CHAIN: usize = 4;
-    /// Which sums are numbers of classes, or have nothing added by terms: in a block exact in any order and in the element's
-    /// precision.
+    /// Which sums are numbers of classes: in a block exact in any order and in the element's precision.
     const EXACT: [bool; K] = [false; K];
 
     /// Running maxima, the first numbers of `seen`; exact, so their order does not matter.

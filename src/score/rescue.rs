@@ -29,12 +29,14 @@ const LEAST: f64 = 3e-30;
 const FAR: f64 = 1.0 / (1u128 << 70) as f64;
 
 impl Reach {
-    /// That of elements `E`, if there is one; of a divergence where rows of logarithms are taken from each other.
+    /// That of elements `E` for a call, if it has one: whether it is the `difference` of rows of logarithms, and how those come.
     pub fn new<E: Math>(difference: bool, map: [Map; 2]) -> Option<Self> {
         let between = Self::between::<E>(map);
-        let anywhere = Reach { apart: f64::INFINITY, share: 0.0, ..between };
-        let divided = between.from.iter().any(|from| from.is_finite());
-        (difference || divided).then_some(if difference { between } else { anywhere })
+        let divided = map.iter().any(|map| matches!(map, Map::Divide(_)));
+        if difference {
+            return Some(between);
+        }
+        divided.then_some(Reach { apart: f64::INFINITY, share: 0.0, ..between })
     }
 
     /// That of two rows of logarithms that are taken from each other. Head and tail of their gap, `f32` each, hold 2^22 to 2^−26,
