@@ -165,14 +165,13 @@ fn value(quantity: Quantity, job: &Job, row: usize, [p, q]: [&[Class]; 2], label
             // d = ln q − ln p is off by so much where spaces or temperatures are mixed, and KL by Σ p·δ·(ln(p/q) − KL).
             let d = 4.0 * f64::EPSILON * scale;
             let shared = p.iter().zip(q).filter(|(p, q)| quantity == Quantity::Kl && p.present && q.present);
-            let spread = shared.map(|(p, q)| p.mass.0 * (p.ln.0 - q.ln.0 - value.0).powi(2)).sum::<f64>().sqrt();
+            let spread = shared.map(|(p, q)| p.mass.0.sqrt() * (p.ln.0 - q.ln.0 - value.0)).fold(0.0, f64::hypot);
+            // Beyond the range only where nothing is mixed.
+            let mixed = if d == 0.0 { 0.0 } else { d * (2.0 * value.0.abs()).sqrt().max(spread) };
             let both = faint + q.iter().filter(|c| c.mass.0 < least).map(|c| c.mass.0 * 2.0).sum::<f64>();
             let size = value.0.abs();
             let same = if size < SAME { LEFT } else { 0.0 };
-            Value {
-                value,
-                allowed: (relative * size.max(floor)).max(same) + d * (2.0 * size).sqrt().max(spread) + d * d + both,
-            }
+            Value { value, allowed: (relative * size.max(floor)).max(same) + mixed + d * d + both }
         }
         // A divergence without a reference of its own stays between 0 and its largest value.
         _ => Value { value: (quantity.most() / 2.0).into(), allowed: quantity.most() / 2.0 },
