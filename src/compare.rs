@@ -270,7 +270,7 @@ fn likelihoods(
                 }
             }
         }
-        if map[i] == Map::Ln {
+        if matches!(map[i], Map::Ln(_)) {
             crate::score::ln_all(level, &mut logs);
         }
         for k in 0..batch.rows.len() {

@@ -123,25 +123,25 @@ fn one(quantity: Quantity, job: &Job, row: usize) -> f64 {
     single.lead.clear();
     let mut maps = maps(quantity, &single);
     if quantity != Quantity::Nll {
-        let mut wide = false;
+        // Classes that the scale of one row cannot hold and that of the other can: those of neither count as 0 in both.
+        let mut lost = vec![false; single.classes];
         for (k, map) in maps.iter_mut().enumerate().take(single.operands.len()) {
             let x = &single.operands[k];
-            let (mut least, mut largest) = (f64::INFINITY, if x.given.is_log() { f64::MIN } else { 0.0 });
-            single.elements(k, 0, |_, value| {
-                largest = largest.max(value);
-                least = if value > 0.0 { least.min(value) } else { least };
-            });
+            let mut largest = if x.given.is_log() { f64::MIN } else { 0.0 };
+            single.elements(k, 0, |_, value| largest = largest.max(value));
             if x.given.is_log() {
                 *map = Map::Centre(largest, x.temperature);
             } else if *map == Map::Keep {
                 let by = power_of_two(largest.max(f64::from_bits(1)));
-                wide |= least / by < f64::MIN_POSITIVE;
+                single.elements(k, 0, |class, value| lost[class] ^= value > 0.0 && value / by < f64::MIN_POSITIVE);
                 *map = Map::Shrink(by);
             }
         }
-        // Masses that one scale cannot hold meet as logarithms.
-        if wide && single.operands.len() == 2 {
-            maps.iter_mut().filter(|map| matches!(map, Map::Shrink(_))).for_each(|map| *map = Map::Ln);
+        // Such masses meet as logarithms.
+        if lost.contains(&true) && single.operands.len() == 2 {
+            for map in &mut maps {
+                *map = if let Map::Shrink(by) = *map { Map::Ln(by) } else { *map };
+            }
         }
     }
     evaluate::<f64>(quantity, &single, maps, false).map_or(f64::NAN, |(t, _)| t.sum())
@@ -178,7 +178,7 @@ fn maps(quantity: Quantity, job: &Job) -> [Map; 2] {
 
 /// The registry; `again` if rows that leave what the elements hold are passed [once more](one).
 fn evaluate<E: Math>(quantity: Quantity, job: &Job, map: [Map; 2], again: bool) -> Result<(Total, Invalid)> {
-    let log = |k: usize| map[k] == Map::Ln || job.operands[k].given.is_log();
+    let log = |k: usize| matches!(map[k], Map::Ln(_)) || job.operands[k].given.is_log();
     let last = job.operands.len() - 1;
     let t = |k: usize| {
         let t = job.operands[k].temperature;

@@ -83,7 +83,7 @@ impl Operand {
     /// How its elements become logarithms at temperature 1 while they are staged.
     pub fn as_logs(&self) -> Map {
         match self.given.is_log() {
-            false => Map::Ln,
+            false => Map::Ln(1.0),
             true if self.temperature != 1.0 => Map::Divide(self.temperature),
             true => Map::Keep,
         }

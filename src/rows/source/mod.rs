@@ -49,9 +49,9 @@ impl Mask<'_> {
 pub enum Map {
     /// Nothing.
     Keep,
-    /// A mass becomes its logarithm.
-    Ln,
-    /// A mass is divided by a power of two.
+    /// A mass over a power of two becomes its logarithm: so that of the largest, for one, is near 0 and keeps its digits.
+    Ln(f64),
+    /// A mass (or a logit) is divided by a power of two; what is not a normal number then is 0.
     Shrink(f64),
     /// The sign is changed.
     Negate,

@@ -55,7 +55,10 @@ unsafe fn stage_at<S: Simd, E: Math>(
     match input.map {
         Map::Keep => {}
         Map::Negate => out.iter_mut().for_each(|x| *x = E::from_f64(-x.to_f64())),
-        Map::Shrink(by) => out.iter_mut().for_each(|x| *x = E::from_f64(x.to_f64() / by)),
+        Map::Shrink(by) => {
+            let shrunk = |x: f64| if (x / by).abs() < f64::MIN_POSITIVE { 0.0 } else { x / by };
+            out.iter_mut().for_each(|x| *x = E::from_f64(shrunk(x.to_f64())));
+        }
         Map::Divide(t) => {
             // SAFETY: the row has a first class, as n > 0 classes are read of it.
             let origin = if n > 0 { unsafe { input.origin(offset.0) } } else { 0.0 };
@@ -66,10 +69,17 @@ unsafe fn stage_at<S: Simd, E: Math>(
                 *x = E::from_f64(((x.to_f64() - origin) / t).clamp(f64::MIN, f64::MAX));
             }
         }
-        Map::Ln => {
+        Map::Ln(by) => {
+            let by = V::<S, E>::splat(s, E::from_f64(by));
             for chunk in out.chunks_mut(E::LANES) {
                 let v = V::<S, E>::from_fn(s, |i| *chunk.get(i).unwrap_or(&chunk[0]));
-                let ln = E::ln(s, v);
+                let over = v / by;
+                let mut ln = E::ln(s, over);
+                // Of what is lost below the range of ratios the logarithm is large.
+                let lost = over.simd_lt(V::<S, E>::splat(s, E::TINY));
+                if lost.any_true() {
+                    ln = lost.select(E::ln(s, v) - E::ln(s, by), ln);
+                }
                 for (i, x) in chunk.iter_mut().enumerate() {
                     *x = ln[i];
                 }
