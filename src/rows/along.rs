@@ -256,7 +256,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                     }
                     careful = unusual.any_true();
                 }
-                add_chain::<S, E, M, I, R, K, O>(chain, &mut counts, &mut wide);
+                Self::add_chain(chain, &mut counts, &mut wide);
                 v += M::CHAIN;
             }
             if v * lanes < n {
@@ -279,7 +279,7 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
                     }
                     v += 1;
                 }
-                add_chain::<S, E, M, I, R, K, O>(chain, &mut counts, &mut wide);
+                Self::add_chain(chain, &mut counts, &mut wide);
             }
             for k in 0..K {
                 lane[k][j].write(if M::EXACT[k] { E::acc_of(s, counts[k]) } else { wide[k] });
@@ -302,6 +302,18 @@ impl<S: Simd, E: Math, M: Measure<E, I, R, K, O>, const I: usize, const R: usize
             let (hi, lo) = (folded.hi.to_array(), folded.lo.to_array());
             for (j, place) in place.iter().enumerate().take(x.len()) {
                 (sums.hi[k][*place], sums.lo[k][*place]) = (hi[j], lo[j]);
+            }
+        }
+    }
+
+    /// Adds a chain to the sums of its lanes: to those that are whole numbers as it is.
+    #[inline(always)]
+    fn add_chain(chain: [V<S, E>; K], counts: &mut [V<S, E>; K], wide: &mut [E::Acc<S>; K]) {
+        for k in 0..K {
+            if M::EXACT[k] {
+                counts[k] += chain[k];
+            } else {
+                wide[k] = E::acc_add(wide[k], chain[k]);
             }
         }
     }
@@ -380,30 +392,6 @@ fn next_bit(bits: &mut u64) -> usize {
     let k = bits.trailing_zeros() as usize;
     *bits &= *bits - 1;
     k
-}
-
-/// Adds a chain to the sums of its lanes: to those that are whole numbers as it is.
-#[inline(always)]
-fn add_chain<
-    S: Simd,
-    E: Math,
-    M: Measure<E, I, R, K, O>,
-    const I: usize,
-    const R: usize,
-    const K: usize,
-    const O: usize,
->(
-    chain: [V<S, E>; K],
-    counts: &mut [V<S, E>; K],
-    wide: &mut [E::Acc<S>; K],
-) {
-    for k in 0..K {
-        if M::EXACT[k] {
-            counts[k] += chain[k];
-        } else {
-            wide[k] = E::acc_add(wide[k], chain[k]);
-        }
-    }
 }
 
 /// Asks for the lines that lie [`AHEAD`] of an element of each input.
